@@ -1,0 +1,124 @@
+"""What comes out of the heart, in the order in which it is to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lmkd.model import Level, Signal, Victim
+
+Plain = int | str | bool | None | list["Plain"] | dict[str, "Plain"]
+"""What a record may hold: anything that JSON and msgpack both know, without floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Tell every subscriber of the domain its level."""
+
+    domain: str
+    level: Level
+    reason: str
+    available_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Give one app a notice."""
+
+    app: int
+    notice: int
+    domain: str
+    level: Level
+    target_kib: int
+    deadline_us: int
+    """The moment, not the span."""
+    reason: str
+    emergency: bool = False
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureApps:
+    """Read the sizes of these apps, soon, and answer with AppsMeasured."""
+
+    domain: str
+    apps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanProcesses:
+    """Read the processes of a domain, now, and answer with ProcessesScanned."""
+
+    domain: str
+    min_size_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendSignal:
+    """Signal a victim, after its identity was checked again. TERM comes first, KILL later or never."""
+
+    domain: str
+    kill: int
+    victim: Victim
+    signal: Signal
+
+
+@dataclass(frozen=True, slots=True)
+class WarnKill:
+    """Tell an app that it is about to be ended."""
+
+    app: int
+    reason: str
+    time_to_exit_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseVictim:
+    """Let go of a victim that was given up: it never ended."""
+
+    domain: str
+    kill: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportKilled:
+    """Tell every subscriber of the domain who died and why."""
+
+    domain: str
+    victim: Victim
+    reason: str
+    freed_kib: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseAlarm:
+    """Say loudly, once an episode, that nothing worth killing is left."""
+
+    domain: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Keep this for the history of an episode."""
+
+    episode: int
+    domain: str
+    at_us: int
+    kind: str
+    """opened, level, told, ack, kill, signal, exited, failed, nothing_left, closed"""
+    detail: Mapping[str, Plain] = field(default_factory=dict)
+
+
+Action = (
+    Broadcast
+    | Notify
+    | MeasureApps
+    | ScanProcesses
+    | SendSignal
+    | WarnKill
+    | ReleaseVictim
+    | ReportKilled
+    | RaiseAlarm
+    | Record
+)

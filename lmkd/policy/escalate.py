@@ -1,0 +1,307 @@
+"""Escalate: whether to kill, whom, and how the kill in flight goes on.
+
+Nothing dies for a level alone: there must be harm or exhaustion at this reading (see detect). The lowest class that
+holds a victim worth killing is worked on, and no higher one is touched meanwhile (invariant 6), also while that
+class still has its grace: waiting is then the decision, and it is taken until a stated moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lmkd.model import Level, Signal, Unit
+from lmkd.policy.actions import (
+    Notify,
+    Plain,
+    RaiseAlarm,
+    ReleaseVictim,
+    ReportKilled,
+    ScanProcesses,
+    SendSignal,
+    WarnKill,
+)
+from lmkd.policy.detect import Judgement
+from lmkd.policy.events import ProcessesScanned, SignalFailed, VictimExited
+from lmkd.policy.listen import open_promise_kib
+from lmkd.policy.rank import Candidate, rank_candidates
+from lmkd.policy.state import UNTOLD, DomainState, Kill, Told
+from lmkd.policy.turn import Turn
+
+NOTHING_LEFT_PAUSE_US = 1_000_000
+RECORDED_CANDIDATES = 12
+
+
+def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
+    """Take the kill in flight to its next step, when its time has come."""
+    kill = domain.in_flight
+    if kill is None:
+        return domain
+    now_us = turn.now_us
+    if kill.sigkill_sent_us is None:
+        due_us = kill.sigkill_us
+        if domain.judgement is not None and domain.judgement.emergency:
+            due_us = min(due_us, kill.started_us + turn.settings.exit_emergency_us)
+        if now_us >= due_us:
+            turn.act(SendSignal(domain.domain, kill.kill, kill.victim, Signal.KILL))
+            turn.record(domain, "signal", {"kill": kill.kill, "signal": Signal.KILL.value})
+            return replace(domain, in_flight=replace(kill, sigkill_sent_us=now_us))
+    elif now_us >= kill.sigkill_sent_us + turn.settings.unkillable_us:
+        turn.act(ReleaseVictim(domain.domain, kill.kill))
+        return _end_in_failure(turn, domain, kill, "it did not end after SIGKILL")
+    return domain
+
+
+def consider_kill(turn: Turn, domain: DomainState) -> None:
+    """Ask for a scan when, by what is known without one, somebody might have to die now."""
+    judgement = domain.judgement
+    if judgement is None or not may_kill_now(turn, domain, judgement):
+        return
+    if turn.now_us < domain.scan_after_us and not judgement.emergency:
+        return
+    if turn.now_us < domain.relieved_us + turn.settings.settle_us:
+        return
+    total_kib = domain.window[-1].total_kib
+    whole = any(app.unit is Unit.CGROUP for app in turn.state.apps_in(domain.domain))
+    # To know that a cgroup holds nobody who is never killed, all of its processes must be seen.
+    least_kib = 0 if whole else turn.settings.min_victim_kib(total_kib)
+    turn.act(ScanProcesses(domain.domain, least_kib))
+
+
+def may_kill_now(turn: Turn, domain: DomainState, judgement: Judgement) -> bool:
+    """Whether a kill is to be thought of at all: one at a time, at medium or above, for harm or exhaustion."""
+    if domain.in_flight is not None or domain.domain not in turn.settings.killing_domains:
+        return False
+    return judgement.level >= Level.MEDIUM and judgement.may_kill
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whom to kill, or until when to wait and for whom."""
+
+    candidate: Candidate | None
+    wait_until_us: int
+    waiting_for: str
+
+
+def choose_victim(
+    turn: Turn, domain: DomainState, judgement: Judgement, ranked: Sequence[Candidate]
+) -> Choice | None:
+    """Return the choice among ranked candidates; None when nothing worth killing is left."""
+    worth = [candidate for candidate in ranked if candidate.spared is None]
+    if not worth:
+        return None
+    lowest = worth[0].victim.app_class
+    waits: list[tuple[int, str]] = []
+    for candidate in worth:
+        if candidate.victim.app_class is not lowest:
+            break
+        until_us, reason = _wait_for(turn, domain, judgement, candidate)
+        if judgement.emergency or until_us <= turn.now_us:
+            return Choice(candidate, turn.now_us, "")
+        waits.append((until_us, reason))
+    until_us, reason = min(waits)
+    return Choice(None, until_us, reason)
+
+
+def _wait_for(
+    turn: Turn, domain: DomainState, judgement: Judgement, candidate: Candidate
+) -> tuple[int, str]:
+    """Return until when this candidate is to be left alone, but for an emergency, and why."""
+    victim, now_us = candidate.victim, turn.now_us
+    if victim.app is None:
+        promised_kib = open_promise_kib(turn, domain)
+        if promised_kib >= judgement.need_kib:
+            ends = [told.deadline_us for told in domain.told.values() if told.deadline_us > now_us]
+            return min(ends), f"promises of {promised_kib} KiB are open"
+        return now_us, ""
+    told = domain.told.get(victim.app)
+    killed_at = turn.settings.classes[victim.app_class].killed_at
+    if told is None or killed_at is None or told.level < killed_at:
+        # It rests between notices: its word is owed, and will be given when the rest is over.
+        due_us = domain.tell_due_us if domain.tell_due_us is not None else now_us
+        return max(due_us, now_us + turn.settings.read_pressed_us), f"{victim.name} is to be told"
+    return turn.state.deadline_us(victim.app), f"{victim.name} has its grace"
+
+
+def take_scan(turn: Turn, event: ProcessesScanned) -> None:
+    """Decide, from a scan: kill the one that ranks first, wait, or say that nothing is left."""
+    domain = turn.state.domains.get(event.domain)
+    if domain is None or domain.judgement is None:
+        return
+    judgement = domain.judgement
+    if not may_kill_now(turn, domain, judgement):
+        return
+    ranked = rank_candidates(turn, domain, event.processes, judgement.level)
+    choice = choose_victim(turn, domain, judgement, ranked)
+    if choice is None:
+        turn.keep(_say_nothing_left(turn, domain, judgement, ranked))
+    elif choice.candidate is None:
+        turn.keep(replace(domain, scan_after_us=choice.wait_until_us))
+    elif turn.settings.dry_run:
+        _record_kill(turn, domain, judgement, choice.candidate, ranked, "would_kill")
+        turn.keep(replace(domain, relieved_us=turn.now_us + turn.settings.rest_us))
+    else:
+        turn.keep(_start_kill(turn, domain, judgement, choice.candidate, ranked))
+
+
+def _start_kill(
+    turn: Turn,
+    domain: DomainState,
+    judgement: Judgement,
+    candidate: Candidate,
+    ranked: Sequence[Candidate],
+) -> DomainState:
+    victim, now_us = candidate.victim, turn.now_us
+    exit_us = turn.settings.classes[victim.app_class].time_to_exit_us
+    if judgement.emergency:
+        exit_us = min(exit_us, turn.settings.exit_emergency_us)
+    number = turn.state.next_kill
+    kill = Kill(
+        number,
+        victim,
+        judgement.reason,
+        now_us,
+        now_us + exit_us,
+        None,
+        domain.window[-1].available_kib,
+    )
+    turn.state = replace(turn.state, next_kill=number + 1)
+    _record_kill(turn, domain, judgement, candidate, ranked, "kill")
+    if victim.app is not None:
+        domain = _end_grace(turn, domain, victim.app, judgement)
+        turn.act(WarnKill(victim.app, judgement.reason, exit_us))
+    turn.act(SendSignal(domain.domain, number, victim, Signal.TERM))
+    return replace(domain, in_flight=kill)
+
+
+def _end_grace(turn: Turn, domain: DomainState, app: int, judgement: Judgement) -> DomainState:
+    """In an emergency, tell an app whose grace still runs that it has none left (invariant 4)."""
+    told = domain.told.get(app, UNTOLD)
+    if told.level is not Level.NORMAL and turn.state.deadline_us(app) <= turn.now_us:
+        return domain
+    word = Told(
+        turn.state.next_notice,
+        domain.level,
+        turn.now_us,
+        told.target_kib,
+        told.last_us,
+        emergency=True,
+    )
+    turn.act(
+        Notify(
+            app,
+            word.notice,
+            domain.domain,
+            word.level,
+            word.target_kib,
+            word.deadline_us,
+            judgement.reason,
+            emergency=True,
+        )
+    )
+    turn.state = replace(turn.state, next_notice=word.notice + 1)
+    return replace(domain, told={**domain.told, app: word})
+
+
+def take_exit(turn: Turn, event: VictimExited) -> None:
+    """The victim has ended: say so, and let the next reading speak before anything else is done."""
+    domain = turn.state.domains.get(event.domain)
+    if domain is None or domain.in_flight is None or domain.in_flight.kill != event.kill:
+        return
+    kill = domain.in_flight
+    turn.act(ReportKilled(domain.domain, kill.victim, kill.reason, kill.victim.size_kib))
+    turn.record(
+        domain,
+        "exited",
+        {
+            "kill": kill.kill,
+            "after_ms": (turn.now_us - kill.started_us) // 1000,
+            "sigkill": kill.sigkill_sent_us is not None,
+        },
+    )
+    turn.keep(replace(domain, in_flight=None, relieved_us=turn.now_us, scan_after_us=turn.now_us))
+
+
+def take_failure(turn: Turn, event: SignalFailed) -> None:
+    """A signal could not be sent: remember that, and go on to the next at the next reading."""
+    domain = turn.state.domains.get(event.domain)
+    if domain is None or domain.in_flight is None or domain.in_flight.kill != event.kill:
+        return
+    turn.keep(_end_in_failure(turn, domain, domain.in_flight, event.reason))
+
+
+def _end_in_failure(turn: Turn, domain: DomainState, kill: Kill, reason: str) -> DomainState:
+    turn.record(domain, "failed", {"kill": kill.kill, "reason": reason})
+    identity = (kill.victim.pid, kill.victim.start_ticks)
+    return replace(
+        domain,
+        in_flight=None,
+        scan_after_us=turn.now_us,
+        spared=domain.spared | {identity},
+    )
+
+
+def _say_nothing_left(
+    turn: Turn, domain: DomainState, judgement: Judgement, ranked: Sequence[Candidate]
+) -> DomainState:
+    if not domain.alarmed:
+        reason = f"{judgement.reason}, and nothing worth killing is left"
+        turn.act(RaiseAlarm(domain.domain, reason))
+        turn.record(domain, "nothing_left", {"reason": reason, "ranked": describe_ranked(ranked)})
+    return replace(domain, alarmed=True, scan_after_us=turn.now_us + NOTHING_LEFT_PAUSE_US)
+
+
+def _record_kill(
+    turn: Turn,
+    domain: DomainState,
+    judgement: Judgement,
+    candidate: Candidate,
+    ranked: Sequence[Candidate],
+    kind: str,
+) -> None:
+    victim, last = candidate.victim, domain.window[-1]
+    findings: list[Plain] = [
+        {"detector": finding.detector, "level": finding.level.word, "reason": finding.reason}
+        for finding in judgement.findings
+    ]
+    turn.record(
+        domain,
+        kind,
+        {
+            "kill": turn.state.next_kill - 1,
+            "pid": victim.pid,
+            "name": victim.name,
+            "class": victim.app_class.word,
+            "why_class": victim.why_class,
+            "size_kib": victim.size_kib,
+            "unit": victim.unit.value,
+            "reason": judgement.reason,
+            "level": judgement.level.word,
+            "harm": judgement.harm,
+            "exhausted": judgement.exhausted,
+            "emergency": judgement.emergency,
+            "need_kib": judgement.need_kib,
+            "available_kib": last.available_kib,
+            "swap_free_kib": last.swap_free_kib,
+            "findings": findings,
+            "ranked": describe_ranked(ranked),
+        },
+    )
+
+
+def describe_ranked(ranked: Sequence[Candidate]) -> list[Plain]:
+    """Return the first candidates as plain values for a record or a reply: those for killing, then the spared."""
+    ordered = sorted(ranked, key=lambda candidate: candidate.spared is not None)
+    return [
+        {
+            "pid": candidate.victim.pid,
+            "name": candidate.victim.name,
+            "class": candidate.victim.app_class.word,
+            "why_class": candidate.victim.why_class,
+            "size_kib": candidate.victim.size_kib,
+            "trust": candidate.trust,
+            "spared": candidate.spared,
+        }
+        for candidate in ordered[:RECORDED_CANDIDATES]
+    ]

@@ -1,0 +1,132 @@
+"""What goes into the heart: everything that can happen, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmkd.model import Answer, App, AppClass, Level, Process, Reading
+from lmkd.policy.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingTaken:
+    """A domain was read. Nothing else moves its level, and nothing else starts or advances a kill."""
+
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class DomainOpened:
+    """A domain is watched from now on."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainClosed:
+    """A domain is gone, or no longer watched."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppRegistered:
+    """A program registered, with the class it was granted."""
+
+    app: App
+
+
+@dataclass(frozen=True, slots=True)
+class AppUpdated:
+    """A program, or the controller for it, changed what it declared. None: unchanged."""
+
+    app: int
+    app_class: AppClass | None = None
+    sheddable_kib: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AppGone:
+    """A program unregistered or its connection ended."""
+
+    app: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppsMeasured:
+    """The sizes of apps just after they were told, against which their promises will be held."""
+
+    domain: str
+    sizes_kib: tuple[tuple[int, int], ...]
+    """(app number, KiB) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class AckReceived:
+    """An app answered a notice."""
+
+    app: int
+    notice: int
+    answer: Answer
+    freed_kib: int
+    measured_kib: int | None
+    """Its size when the answer came; None where it could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessesScanned:
+    """The processes of a domain, as asked for by ScanProcesses."""
+
+    domain: str
+    processes: tuple[Process, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VictimExited:
+    """The victim of a kill has ended (pidfd), or its cgroup is empty."""
+
+    domain: str
+    kill: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalFailed:
+    """A signal could not be sent: the victim vanished or was not the one that was ranked any more, or not permitted."""
+
+    domain: str
+    kill: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationAsked:
+    """Tell these apps that the level were another, for a while. Nothing is killed for it."""
+
+    apps: tuple[int, ...]
+    level: Level
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """A new policy was loaded."""
+
+    settings: Settings
+
+
+Event = (
+    ReadingTaken
+    | DomainOpened
+    | DomainClosed
+    | AppRegistered
+    | AppUpdated
+    | AppGone
+    | AppsMeasured
+    | AckReceived
+    | ProcessesScanned
+    | VictimExited
+    | SignalFailed
+    | SimulationAsked
+    | SettingsChanged
+)

@@ -1,0 +1,218 @@
+"""The heart: one pure step.
+
+    step(state, event, now_us) -> (next state, ordered actions)
+
+Whatever the service does, it does because an action came out of here; whatever the heart knows, it knows because an
+event went in. The same events at the same times give the same actions, on any machine, at any later day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lmkd.model import Level, Reading
+from lmkd.policy import events
+from lmkd.policy.actions import Action, Broadcast
+from lmkd.policy.detect import judge
+from lmkd.policy.escalate import advance_kill, consider_kill, take_exit, take_failure, take_scan
+from lmkd.policy.listen import take_ack, take_measures
+from lmkd.policy.settings import Settings
+from lmkd.policy.simulate import end_simulations, start_simulation
+from lmkd.policy.state import DomainState, State
+from lmkd.policy.tell import tell_apps, tell_present_level
+from lmkd.policy.turn import Turn
+from lmkd.policy.window import SECOND_US, fall_kib_s, push
+
+
+def start(settings: Settings, own_pid: int, first_episode: int = 1, first_kill: int = 1) -> State:
+    """Return the state of a service that knows no domain and no app yet.
+
+    Episodes and kills are numbered on from what the history holds, so that a number names one thing for ever.
+    """
+    return State(settings, own_pid, next_episode=first_episode, next_kill=first_kill)
+
+
+def step(state: State, event: events.Event, now_us: int) -> tuple[State, tuple[Action, ...]]:
+    """Take one event at one moment; return the next state and the actions in the order to do them.
+
+    Events about domains, apps or kills that are gone meanwhile change nothing: the shell reports as it finds.
+    """
+    turn = Turn(state, now_us)
+    _STEPS[type(event)](turn, event)
+    return turn.state, tuple(turn.actions)
+
+
+def next_wake_us(state: State, domain: str) -> int:
+    """Return when a domain is to be read again at the latest, if no event comes first."""
+    held = state.domains[domain]
+    settings = state.settings
+    now_us = held.reading_us
+    wakes = [now_us + _read_interval_us(held, settings)]
+    if held.tell_due_us is not None:
+        wakes.append(held.tell_due_us)
+    if held.in_flight is not None and held.in_flight.sigkill_sent_us is None:
+        wakes.append(held.in_flight.sigkill_us)
+    if held.judgement is not None and held.judgement.may_kill and held.in_flight is None:
+        wakes.append(max(held.scan_after_us, held.relieved_us + settings.settle_us))
+    wakes.extend(simulation.until_us for simulation in state.simulations.values())
+    return max(min(wakes), now_us + settings.read_emergency_us)
+
+
+def _read_interval_us(domain: DomainState, settings: Settings) -> int:
+    judgement = domain.judgement
+    if judgement is None:
+        return settings.read_emergency_us
+    if judgement.emergency:
+        return settings.read_emergency_us
+    if domain.level > Level.NORMAL or judgement.level > Level.NORMAL:
+        return settings.read_pressed_us
+    # Asleep: as long as the memory above the first floor would last, if all went wrong. A quarter of the machine
+    # a second is more than one process dirties (FACTS' stated worst: 400 MB/s), and what falls already falls on.
+    last = domain.window[-1]
+    headroom_kib = last.available_kib - settings.floor[Level.LOW].enter.of(last.total_kib)
+    rate_kib_s = max(last.total_kib // 4, 4 * fall_kib_s(domain.window), 1)
+    interval_us = max(headroom_kib, 0) * SECOND_US // rate_kib_s
+    return min(max(interval_us, settings.read_pressed_us), settings.read_idle_us)
+
+
+def _take_reading(turn: Turn, event: events.ReadingTaken) -> None:
+    reading = event.reading
+    domain = turn.state.domains.get(reading.domain)
+    if domain is None:
+        return
+    if turn.state.simulations:
+        end_simulations(turn)
+        domain = turn.state.domains[reading.domain]
+    window = push(domain.window, reading)
+    held = domain.held if len(window) > 1 else {}
+    judgement = judge(window, turn.settings, held, domain.relieved_us)
+    domain = replace(
+        domain,
+        window=window,
+        judgement=judgement,
+        held={finding.detector: finding.level for finding in judgement.findings},
+    )
+    domain = _move_level(turn, domain, reading)
+    domain = advance_kill(turn, domain)
+    turn.keep(domain)
+    consider_kill(turn, domain)
+
+
+def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainState:
+    """Raise the level at once, lower it after a calm hold, and tell everybody who is to know."""
+    judgement, before = domain.judgement, domain.level
+    assert judgement is not None
+    asked = judgement.level
+    level = before
+    if asked >= before:
+        level = asked
+        domain = replace(domain, calm_since_us=None)
+    elif domain.calm_since_us is None:
+        domain = replace(domain, calm_since_us=turn.now_us, calm_most=asked)
+    else:
+        most = max(domain.calm_most, asked)
+        domain = replace(domain, calm_most=most)
+        if turn.now_us - (domain.calm_since_us or 0) >= turn.settings.calm_hold_us:
+            level = most
+            domain = replace(domain, calm_since_us=None)
+    if level == before:
+        if asked == before and asked > Level.NORMAL:
+            domain = replace(domain, reason=judgement.reason)
+        owed = domain.tell_due_us is not None and turn.now_us >= domain.tell_due_us
+        return tell_apps(turn, domain) if owed else domain
+    reason = judgement.reason if level > Level.NORMAL else "calm again"
+    domain = replace(domain, level=level, reason=reason)
+    if domain.episode is None:
+        domain = replace(domain, episode=turn.state.next_episode, alarmed=False)
+        turn.state = replace(turn.state, next_episode=turn.state.next_episode + 1)
+        turn.record(domain, "opened", {"total_kib": reading.total_kib})
+    turn.act(Broadcast(domain.domain, level, reason, reading.available_kib))
+    turn.record(
+        domain,
+        "level",
+        {
+            "from": before.word,
+            "to": level.word,
+            "reason": reason,
+            "available_kib": reading.available_kib,
+            "swap_free_kib": reading.swap_free_kib,
+        },
+    )
+    domain = tell_apps(turn, domain)
+    if level is Level.NORMAL:
+        turn.record(domain, "closed", {})
+        domain = replace(domain, episode=None, spared=frozenset())
+    return domain
+
+
+def _open_domain(turn: Turn, event: events.DomainOpened) -> None:
+    if event.domain not in turn.state.domains:
+        turn.keep(DomainState(event.domain))
+
+
+def _close_domain(turn: Turn, event: events.DomainClosed) -> None:
+    domain = turn.state.domains.get(event.domain)
+    if domain is None:
+        return
+    turn.record(domain, "closed", {"reason": "the domain is gone"})
+    left = {name: kept for name, kept in turn.state.domains.items() if name != event.domain}
+    turn.state = replace(turn.state, domains=left)
+
+
+def _register(turn: Turn, event: events.AppRegistered) -> None:
+    turn.state = replace(turn.state, apps={**turn.state.apps, event.app.app: event.app})
+    tell_present_level(turn, event.app)
+
+
+def _update(turn: Turn, event: events.AppUpdated) -> None:
+    app = turn.state.apps.get(event.app)
+    if app is None:
+        return
+    if event.app_class is not None:
+        app = replace(app, app_class=event.app_class)
+    if event.sheddable_kib is not None:
+        app = replace(app, sheddable_kib=event.sheddable_kib)
+    if event.name is not None:
+        app = replace(app, name=event.name)
+    turn.state = replace(turn.state, apps={**turn.state.apps, app.app: app})
+
+
+def _forget(turn: Turn, event: events.AppGone) -> None:
+    def without(held: Any) -> dict[int, Any]:
+        return {number: kept for number, kept in held.items() if number != event.app}
+
+    state = turn.state
+    domains = {
+        name: replace(domain, told=without(domain.told)) if event.app in domain.told else domain
+        for name, domain in state.domains.items()
+    }
+    turn.state = replace(
+        state,
+        domains=domains,
+        apps=without(state.apps),
+        trust=without(state.trust),
+        simulations=without(state.simulations),
+    )
+
+
+def _change_settings(turn: Turn, event: events.SettingsChanged) -> None:
+    turn.state = replace(turn.state, settings=event.settings)
+
+
+_STEPS: dict[type, Callable[[Turn, Any], None]] = {
+    events.ReadingTaken: _take_reading,
+    events.DomainOpened: _open_domain,
+    events.DomainClosed: _close_domain,
+    events.AppRegistered: _register,
+    events.AppUpdated: _update,
+    events.AppGone: _forget,
+    events.AppsMeasured: take_measures,
+    events.AckReceived: take_ack,
+    events.ProcessesScanned: take_scan,
+    events.VictimExited: take_exit,
+    events.SignalFailed: take_failure,
+    events.SimulationAsked: start_simulation,
+    events.SettingsChanged: _change_settings,
+}

@@ -1,0 +1,28 @@
+"""Split an amount to free among apps: lower classes first, then in proportion to what they declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lmkd.model import App, AppClass
+
+
+def share_need(need_kib: int, apps: Iterable[App]) -> dict[int, int]:
+    """Return {app number: KiB to free} for every app, 0 for those of which nothing is asked.
+
+    A class is asked for all that it declared before the next one is asked for anything. Within a class each share
+    is rounded up, so that the shares are never short of the need for want of a few KiB.
+    """
+    by_class: dict[AppClass, list[App]] = {}
+    for app in apps:
+        by_class.setdefault(app.app_class, []).append(app)
+    shares: dict[int, int] = {}
+    left_kib = need_kib
+    for app_class in sorted(by_class):
+        members = by_class[app_class]
+        declared_kib = sum(app.sheddable_kib for app in members)
+        asked_kib = min(left_kib, declared_kib)
+        for app in members:
+            shares[app.app] = -(-asked_kib * app.sheddable_kib // declared_kib) if asked_kib else 0
+        left_kib -= asked_kib
+    return shares

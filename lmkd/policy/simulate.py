@@ -1,0 +1,77 @@
+"""Simulate: tell apps of a level that is not there, so that their authors see what they do about it.
+
+Nothing is ever killed for a simulation; a real notice ends it; when its time is up the app hears how things are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lmkd.model import SYSTEM_DOMAIN, Level
+from lmkd.policy.actions import Notify
+from lmkd.policy.events import SimulationAsked
+from lmkd.policy.state import Simulation
+from lmkd.policy.tell import tell_present_level
+from lmkd.policy.turn import Turn
+
+SIMULATED_REASON = "simulated: nothing is wrong, and nothing will be killed for it"
+
+
+def start_simulation(turn: Turn, event: SimulationAsked) -> None:
+    """Tell the apps named that the level were another."""
+    simulations = dict(turn.state.simulations)
+    notice = turn.state.next_notice
+    for number in event.apps:
+        app = turn.state.apps.get(number)
+        if app is None:
+            continue
+        pressed = event.level > Level.NORMAL
+        grace_us = turn.settings.classes[app.app_class].grace_us if pressed else 0
+        turn.act(
+            Notify(
+                number,
+                notice,
+                SYSTEM_DOMAIN,
+                event.level,
+                app.sheddable_kib if pressed else 0,
+                turn.now_us + grace_us,
+                SIMULATED_REASON,
+                simulated=True,
+            )
+        )
+        simulations[number] = Simulation(notice, event.level, turn.now_us + event.duration_us)
+        notice += 1
+    turn.state = replace(turn.state, simulations=simulations, next_notice=notice)
+
+
+def end_simulations(turn: Turn) -> None:
+    """Tell the apps whose simulation is over how things are."""
+    over = [
+        number
+        for number, simulation in turn.state.simulations.items()
+        if turn.now_us >= simulation.until_us
+    ]
+    for number in over:
+        left = {**turn.state.simulations}
+        del left[number]
+        turn.state = replace(turn.state, simulations=left)
+        app = turn.state.apps[number]
+        told = [
+            domain.told[number] for domain in turn.state.domains.values() if number in domain.told
+        ]
+        if told or any(domain.level for domain in turn.state.domains.values()):
+            tell_present_level(turn, app)
+        else:
+            notice = turn.state.next_notice
+            turn.act(
+                Notify(
+                    number,
+                    notice,
+                    SYSTEM_DOMAIN,
+                    Level.NORMAL,
+                    0,
+                    turn.now_us,
+                    "the simulation is over",
+                )
+            )
+            turn.state = replace(turn.state, next_notice=notice + 1)

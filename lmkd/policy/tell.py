@@ -1,0 +1,123 @@
+"""Tell: who gets a notice now, of what, and by when.
+
+Invariant 9: at most one notice per app, level and rest period, and the last word an app hears is always the
+present level. The two agree because a word that rests is not dropped but owed: `tell_due_us` says until when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lmkd.model import Answer, App, Level
+from lmkd.policy.actions import MeasureApps, Notify, Plain
+from lmkd.policy.listen import is_broken_word
+from lmkd.policy.share import share_need
+from lmkd.policy.state import UNTOLD, DomainState, Told
+from lmkd.policy.turn import Turn
+
+RECORDED_NOTICES = 50
+
+
+def tell_apps(turn: Turn, domain: DomainState) -> DomainState:
+    """Give every app of the domain the notice that is due to it, and return the domain with what was said."""
+    rest_us = turn.settings.rest_us
+    level, now_us = domain.level, turn.now_us
+    due: list[App] = []
+    later_us: list[int] = []
+    apps = turn.state.apps_in(domain.domain)
+    for app in apps:
+        told = domain.told.get(app.app, UNTOLD)
+        if told.level == level and not _is_renewable(told):
+            continue
+        free_us = told.last_us[level] + rest_us
+        if now_us >= free_us:
+            due.append(app)
+        else:
+            later_us.append(free_us)
+    domain = replace(domain, tell_due_us=min(later_us, default=None))
+    return _send(turn, domain, apps, due) if due else domain
+
+
+def tell_present_level(turn: Turn, app: App) -> None:
+    """Tell one app of each of its domains as it now stands: on registration, and after a simulation."""
+    for name, domain in turn.state.domains.items():
+        if app.app in domain.told or domain.level is not Level.NORMAL:
+            apps = turn.state.apps_in(name)
+            if app in apps:
+                turn.keep(_send(turn, domain, apps, [app]))
+
+
+def _is_renewable(told: Told) -> bool:
+    """Whether the same level may be told again after a rest: to an app that answered, while the need stands.
+
+    One that let its deadline pass in silence has had its word; telling it again would only move its deadline.
+    """
+    return told.level > Level.NORMAL and told.answer is Answer.DONE
+
+
+def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[App]) -> DomainState:
+    level, now_us = domain.level, turn.now_us
+    shares: dict[int, int] = {}
+    if level > Level.NORMAL and domain.judgement is not None:
+        willing = [app for app in apps if not _has_nothing(domain, app)]
+        shares = share_need(domain.judgement.need_kib, willing)
+    told = dict(domain.told)
+    trust = dict(turn.state.trust)
+    simulations = dict(turn.state.simulations)
+    notice = turn.state.next_notice
+    notifications: list[Notify] = []
+    for app in due:
+        before = told.get(app.app, UNTOLD)
+        if is_broken_word(before, now_us):
+            trust[app.app] = trust.get(app.app, 0) - 1
+        target_kib = shares.get(app.app, 0)
+        grace_us = turn.settings.classes[app.app_class].grace_us if level else 0
+        deadline_us = now_us + grace_us
+        last_us = list(before.last_us)
+        last_us[level] = now_us
+        told[app.app] = Told(
+            notice, level, deadline_us, target_kib, (last_us[0], last_us[1], last_us[2], last_us[3])
+        )
+        notifications.append(
+            Notify(app.app, notice, domain.domain, level, target_kib, deadline_us, domain.reason)
+        )
+        simulations.pop(app.app, None)
+        notice += 1
+    # Measured first: an app may shed within a millisecond of its notice, and would seem to have shed nothing.
+    asked = tuple(sent.app for sent in notifications if sent.target_kib)
+    if asked:
+        turn.act(MeasureApps(domain.domain, asked))
+    turn.act(*notifications)
+    turn.state = replace(turn.state, next_notice=notice, trust=trust, simulations=simulations)
+    _record(turn, domain, notifications)
+    return replace(domain, told=told)
+
+
+def _has_nothing(domain: DomainState, app: App) -> bool:
+    """Whether an app said, to its last notice above normal, that it has nothing to give."""
+    told = domain.told.get(app.app, UNTOLD)
+    return told.level > Level.NORMAL and told.answer is Answer.NOTHING
+
+
+def _record(turn: Turn, domain: DomainState, sent: Sequence[Notify]) -> None:
+    apps: list[Plain] = [
+        {
+            "app": notify.app,
+            "name": turn.state.apps[notify.app].name,
+            "class": turn.state.apps[notify.app].app_class.word,
+            "target_kib": notify.target_kib,
+            "grace_ms": (notify.deadline_us - turn.now_us) // 1000,
+        }
+        for notify in sent[:RECORDED_NOTICES]
+    ]
+    turn.record(
+        domain,
+        "told",
+        {
+            "level": domain.level.word,
+            "count": len(sent),
+            "target_kib": sum(notify.target_kib for notify in sent),
+            "apps": apps,
+        },
+    )

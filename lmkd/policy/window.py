@@ -1,0 +1,90 @@
+"""A domain's recent readings, and the rates that follow from them.
+
+A window is a tuple of readings, oldest first. It starts anew when the clock jumps or the readings stop for longer
+than GAP_US: rates over a hole in time, such as a suspend, would be fiction.
+"""
+
+from __future__ import annotations
+
+from lmkd.model import Reading
+
+SECOND_US = 1_000_000
+KEEP_US = 3 * SECOND_US
+GAP_US = 5 * SECOND_US
+
+Window = tuple[Reading, ...]
+
+
+def push(window: Window, reading: Reading) -> Window:
+    """Return the window with one more reading, without what is older than KEEP_US.
+
+    One reading older than that is kept, so that a window read once a second still spans KEEP_US.
+    """
+    if not window:
+        return (reading,)
+    last = window[-1]
+    if not 0 <= reading.at_us - last.at_us <= GAP_US:
+        return (reading,)
+    if reading.at_us == last.at_us:
+        return (*window[:-1], reading)
+    edge_us = reading.at_us - KEEP_US
+    start = 0
+    while start + 1 < len(window) and window[start + 1].at_us <= edge_us:
+        start += 1
+    return (*window[start:], reading)
+
+
+def since(window: Window, at_us: int) -> Window:
+    """Return the readings at or after a moment."""
+    if not window or window[0].at_us >= at_us:
+        return window
+    return tuple(reading for reading in window if reading.at_us >= at_us)
+
+
+def reading_before(window: Window, span_us: int) -> Reading:
+    """Return the newest reading that is at least `span_us` older than the last one, or the oldest there is."""
+    edge_us = window[-1].at_us - span_us
+    for reading in reversed(window):
+        if reading.at_us <= edge_us:
+            return reading
+    return window[0]
+
+
+def stall_permyriad(window: Window, least_us: int) -> tuple[int, int]:
+    """Return the shares of time lost to some and to full stall over the last second.
+
+    A window shorter than `least_us` is taken as that long: three stalled milliseconds out of the first five are not
+    a stall of 60%. No PSI, no stall.
+    """
+    last = window[-1]
+    first = reading_before(window, SECOND_US)
+    span_us = max(last.at_us - first.at_us, least_us)
+    shares = []
+    for now, before in (
+        (last.some_total_us, first.some_total_us),
+        (last.full_total_us, first.full_total_us),
+    ):
+        lost_us = 0 if now is None or before is None else max(now - before, 0)
+        shares.append(min(lost_us * 10_000 // span_us, 10_000))
+    return shares[0], shares[1]
+
+
+def grew(now: int | None, before: int | None) -> int:
+    """Return by how much a counter grew; 0 where it is missing or was reset."""
+    if now is None or before is None:
+        return 0
+    return max(now - before, 0)
+
+
+def fall_kib_s(window: Window) -> int:
+    """Return how fast available memory fell over the last second, in KiB a second; 0 when it did not.
+
+    Less than half a second of readings says nothing yet. The honest start of a big program looks like a leak for
+    two seconds (FACTS: 60-80 MB/s), so what follows from this may be a notice, never a kill.
+    """
+    last = window[-1]
+    first = reading_before(window, SECOND_US)
+    span_us = last.at_us - first.at_us
+    if span_us < SECOND_US // 2:
+        return 0
+    return max((first.available_kib - last.available_kib) * SECOND_US // span_us, 0)
