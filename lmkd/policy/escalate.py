@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lmkd.model import Level, Signal, Unit
+from lmkd.model import AppClass, Level, Signal, Unit, Victim
 from lmkd.policy.actions import (
     Notify,
     Plain,
@@ -23,8 +23,9 @@ from lmkd.policy.actions import (
 )
 from lmkd.policy.detect import Judgement
 from lmkd.policy.events import ProcessesScanned, SignalFailed, VictimExited
-from lmkd.policy.listen import open_promise_kib
+from lmkd.policy.listen import open_promises
 from lmkd.policy.rank import Candidate, rank_candidates
+from lmkd.policy.settings import Settings
 from lmkd.policy.state import UNTOLD, DomainState, Kill, Told
 from lmkd.policy.turn import Turn
 
@@ -43,6 +44,9 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
         if domain.judgement is not None and domain.judgement.emergency:
             due_us = min(due_us, kill.started_us + turn.settings.exit_emergency_us)
         if now_us >= due_us:
+            if _became_system(turn, kill.victim):
+                turn.act(ReleaseVictim(domain.domain, kill.kill))
+                return _end_in_failure(turn, domain, kill, "its class became system meanwhile")
             turn.act(SendSignal(domain.domain, kill.kill, kill.victim, Signal.KILL))
             turn.record(domain, "signal", {"kill": kill.kill, "signal": Signal.KILL.value})
             return replace(domain, in_flight=replace(kill, sigkill_sent_us=now_us))
@@ -52,10 +56,19 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
     return domain
 
 
+def _became_system(turn: Turn, victim: Victim) -> bool:
+    """Whether the controller gave the victim the class that is never signalled, after SIGTERM (invariant 1)."""
+    return any(
+        app.app_class is AppClass.SYSTEM
+        and (app.pid, app.start_ticks) == (victim.pid, victim.start_ticks)
+        for app in turn.state.apps.values()
+    )
+
+
 def consider_kill(turn: Turn, domain: DomainState) -> None:
     """Ask for a scan when, by what is known without one, somebody might have to die now."""
     judgement = domain.judgement
-    if judgement is None or not may_kill_now(turn, domain, judgement):
+    if judgement is None or not may_kill_now(turn.settings, domain, judgement):
         return
     if turn.now_us < domain.scan_after_us and not judgement.emergency:
         return
@@ -68,9 +81,9 @@ def consider_kill(turn: Turn, domain: DomainState) -> None:
     turn.act(ScanProcesses(domain.domain, least_kib))
 
 
-def may_kill_now(turn: Turn, domain: DomainState, judgement: Judgement) -> bool:
+def may_kill_now(settings: Settings, domain: DomainState, judgement: Judgement) -> bool:
     """Whether a kill is to be thought of at all: one at a time, at medium or above, for harm or exhaustion."""
-    if domain.in_flight is not None or domain.domain not in turn.settings.killing_domains:
+    if domain.in_flight is not None or domain.domain not in settings.killing_domains:
         return False
     return judgement.level >= Level.MEDIUM and judgement.may_kill
 
@@ -110,10 +123,11 @@ def _wait_for(
     """Return until when this candidate is to be left alone, but for an emergency, and why."""
     victim, now_us = candidate.victim, turn.now_us
     if victim.app is None:
-        promised_kib = open_promise_kib(turn, domain)
-        if promised_kib >= judgement.need_kib:
-            ends = [told.deadline_us for told in domain.told.values() if told.deadline_us > now_us]
-            return min(ends), f"promises of {promised_kib} KiB are open"
+        promises = open_promises(domain, now_us)
+        promised_kib = sum(told.target_kib for told in promises)
+        if promises and promised_kib >= judgement.need_kib:
+            first_us = min(told.deadline_us for told in promises)
+            return first_us, f"promises of {promised_kib} KiB are open"
         return now_us, ""
     told = domain.told.get(victim.app)
     killed_at = turn.settings.classes[victim.app_class].killed_at
@@ -130,7 +144,11 @@ def take_scan(turn: Turn, event: ProcessesScanned) -> None:
     if domain is None or domain.judgement is None:
         return
     judgement = domain.judgement
-    if not may_kill_now(turn, domain, judgement):
+    if not may_kill_now(turn.settings, domain, judgement):
+        return
+    # A scan may come late, asked for before the last victim ended: then the next reading speaks first.
+    settled_us = domain.relieved_us + turn.settings.settle_us
+    if turn.now_us < settled_us or domain.reading_us < domain.relieved_us:
         return
     ranked = rank_candidates(turn, domain, event.processes, judgement.level)
     choice = choose_victim(turn, domain, judgement, ranked)
@@ -245,11 +263,14 @@ def _end_in_failure(turn: Turn, domain: DomainState, kill: Kill, reason: str) ->
 def _say_nothing_left(
     turn: Turn, domain: DomainState, judgement: Judgement, ranked: Sequence[Candidate]
 ) -> DomainState:
-    if not domain.alarmed:
+    # Below critical most classes are out of reach: that is no reason to be loud.
+    loud = judgement.level is Level.CRITICAL
+    if loud and not domain.alarmed:
         reason = f"{judgement.reason}, and nothing worth killing is left"
         turn.act(RaiseAlarm(domain.domain, reason))
         turn.record(domain, "nothing_left", {"reason": reason, "ranked": describe_ranked(ranked)})
-    return replace(domain, alarmed=True, scan_after_us=turn.now_us + NOTHING_LEFT_PAUSE_US)
+    alarmed = domain.alarmed or loud
+    return replace(domain, alarmed=alarmed, scan_after_us=turn.now_us + NOTHING_LEFT_PAUSE_US)
 
 
 def _record_kill(

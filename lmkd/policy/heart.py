@@ -14,14 +14,21 @@ from typing import Any
 
 from lmkd.model import Level, Reading
 from lmkd.policy import events
-from lmkd.policy.actions import Action, Broadcast
+from lmkd.policy.actions import Action, Broadcast, ReleaseVictim
 from lmkd.policy.detect import judge
-from lmkd.policy.escalate import advance_kill, consider_kill, take_exit, take_failure, take_scan
+from lmkd.policy.escalate import (
+    advance_kill,
+    consider_kill,
+    may_kill_now,
+    take_exit,
+    take_failure,
+    take_scan,
+)
 from lmkd.policy.listen import take_ack, take_measures
 from lmkd.policy.settings import Settings
 from lmkd.policy.simulate import end_simulations, start_simulation
-from lmkd.policy.state import DomainState, State
-from lmkd.policy.tell import tell_apps, tell_present_level
+from lmkd.policy.state import NEVER_US, DomainState, State
+from lmkd.policy.tell import tell_apps, tell_present_level, tell_unwatched
 from lmkd.policy.turn import Turn
 from lmkd.policy.window import SECOND_US, fall_kib_s, push
 
@@ -54,7 +61,8 @@ def next_wake_us(state: State, domain: str) -> int:
         wakes.append(held.tell_due_us)
     if held.in_flight is not None and held.in_flight.sigkill_sent_us is None:
         wakes.append(held.in_flight.sigkill_us)
-    if held.judgement is not None and held.judgement.may_kill and held.in_flight is None:
+    judgement = held.judgement
+    if judgement is not None and may_kill_now(settings, held, judgement):
         wakes.append(max(held.scan_after_us, held.relieved_us + settings.settle_us))
     wakes.extend(simulation.until_us for simulation in state.simulations.values())
     return max(min(wakes), now_us + settings.read_emergency_us)
@@ -123,6 +131,9 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
         owed = domain.tell_due_us is not None and turn.now_us >= domain.tell_due_us
         return tell_apps(turn, domain) if owed else domain
     reason = judgement.reason if level > Level.NORMAL else "calm again"
+    if level > before:
+        # What was waited for at the lower level may be decided otherwise now.
+        domain = replace(domain, scan_after_us=NEVER_US)
     domain = replace(domain, level=level, reason=reason)
     if domain.episode is None:
         domain = replace(domain, episode=turn.state.next_episode, alarmed=False)
@@ -156,6 +167,13 @@ def _close_domain(turn: Turn, event: events.DomainClosed) -> None:
     domain = turn.state.domains.get(event.domain)
     if domain is None:
         return
+    if domain.in_flight is not None:
+        turn.act(ReleaseVictim(domain.domain, domain.in_flight.kill))
+    if domain.level > Level.NORMAL:
+        domain = replace(domain, level=Level.NORMAL, reason="no longer watched")
+        available_kib = domain.window[-1].available_kib
+        turn.act(Broadcast(domain.domain, domain.level, domain.reason, available_kib))
+    tell_unwatched(turn, domain)
     turn.record(domain, "closed", {"reason": "the domain is gone"})
     left = {name: kept for name, kept in turn.state.domains.items() if name != event.domain}
     turn.state = replace(turn.state, domains=left)
@@ -184,8 +202,11 @@ def _forget(turn: Turn, event: events.AppGone) -> None:
         return {number: kept for number, kept in held.items() if number != event.app}
 
     state = turn.state
+    # A wait for what it promised is over with it.
     domains = {
-        name: replace(domain, told=without(domain.told)) if event.app in domain.told else domain
+        name: replace(domain, told=without(domain.told), scan_after_us=NEVER_US)
+        if event.app in domain.told
+        else domain
         for name, domain in state.domains.items()
     }
     turn.state = replace(

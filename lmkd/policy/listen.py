@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lmkd.model import Answer, App
+from lmkd.model import Answer, App, Level
 from lmkd.policy.events import AckReceived, AppsMeasured
 from lmkd.policy.state import DomainState, Told
 from lmkd.policy.turn import Turn
@@ -20,6 +20,7 @@ def is_broken_word(told: Told, now_us: int) -> bool:
     """Whether an app was asked for something, let the deadline pass, and never said what came of it."""
     return (
         not told.settled
+        and not told.emergency  # it had no time to keep one
         and told.target_kib > 0
         and told.answer in (None, Answer.WORKING)
         and now_us >= told.deadline_us
@@ -32,16 +33,31 @@ def present_trust(turn: Turn, domain: DomainState, app: App) -> int:
     told = domain.told.get(app.app)
     if told is not None and is_broken_word(told, turn.now_us):
         trust -= 1
+    return bounded_trust(trust)
+
+
+def is_renewable(told: Told) -> bool:
+    """Whether the same level may be told again after a rest: to an app that answered, while the need stands.
+
+    One that let its deadline pass in silence has had its word; telling it again would only move its deadline.
+    """
+    return told.level > Level.NORMAL and told.answer is Answer.DONE
+
+
+def bounded_trust(trust: int) -> int:
+    """Return trust within its bounds: what was done long ago is made good by a few words kept."""
     return max(min(trust, TRUST_MOST), -TRUST_MOST)
 
 
-def open_promise_kib(turn: Turn, domain: DomainState) -> int:
-    """Return what apps were asked for and may still deliver in time."""
-    return sum(
-        told.target_kib
+def open_promises(domain: DomainState, now_us: int) -> list[Told]:
+    """Return the notices that asked for something which may still come in time."""
+    return [
+        told
         for told in domain.told.values()
-        if told.answer in (None, Answer.WORKING) and turn.now_us < told.deadline_us
-    )
+        if told.target_kib > 0
+        and told.answer in (None, Answer.WORKING)
+        and now_us < told.deadline_us
+    ]
 
 
 def take_measures(turn: Turn, event: AppsMeasured) -> None:
@@ -76,14 +92,23 @@ def _settle(turn: Turn, domain: DomainState, told: Told, event: AckReceived) -> 
     elif event.answer is Answer.DONE and not told.settled:
         verdict = _kept_word(told, event)
         told = told._replace(settled=True)
-    trust = turn.state.trust.get(app.app, 0) + verdict
+    trust = bounded_trust(turn.state.trust.get(app.app, 0) + verdict)
     if verdict:
-        turn.state = replace(
-            turn.state,
-            trust={**turn.state.trust, app.app: max(min(trust, TRUST_MOST), -TRUST_MOST)},
-        )
+        turn.state = replace(turn.state, trust={**turn.state.trust, app.app: trust})
+    due_us = domain.tell_due_us
+    if is_renewable(told):
+        # If the need still stands then, it is asked again.
+        again_us = told.last_us[told.level] + turn.settings.rest_us
+        due_us = again_us if due_us is None else min(due_us, again_us)
     # A wait for this promise may be over: look again at the next reading.
-    turn.keep(replace(domain, told={**domain.told, app.app: told}, scan_after_us=turn.now_us))
+    turn.keep(
+        replace(
+            domain,
+            told={**domain.told, app.app: told},
+            tell_due_us=due_us,
+            scan_after_us=turn.now_us,
+        )
+    )
     turn.record(
         domain,
         "ack",

@@ -11,7 +11,6 @@ from lmkd.model import SYSTEM_DOMAIN, Level
 from lmkd.policy.actions import Notify
 from lmkd.policy.events import SimulationAsked
 from lmkd.policy.state import Simulation
-from lmkd.policy.tell import tell_present_level
 from lmkd.policy.turn import Turn
 
 SIMULATED_REASON = "simulated: nothing is wrong, and nothing will be killed for it"
@@ -55,23 +54,40 @@ def end_simulations(turn: Turn) -> None:
         left = {**turn.state.simulations}
         del left[number]
         turn.state = replace(turn.state, simulations=left)
-        app = turn.state.apps[number]
-        told = [
-            domain.told[number] for domain in turn.state.domains.values() if number in domain.told
-        ]
-        if told or any(domain.level for domain in turn.state.domains.values()):
-            tell_present_level(turn, app)
-        else:
-            notice = turn.state.next_notice
-            turn.act(
-                Notify(
-                    number,
-                    notice,
-                    SYSTEM_DOMAIN,
-                    Level.NORMAL,
-                    0,
-                    turn.now_us,
-                    "the simulation is over",
-                )
+        _tell_truth(turn, number)
+
+
+def _tell_truth(turn: Turn, number: int) -> None:
+    """Repeat the real word that stands, deadline and all: who simulates for itself gains no time by it.
+
+    Where the real word is still owed, it comes when its rest is over.
+    """
+    domain = turn.state.domains.get(SYSTEM_DOMAIN)
+    told = domain.told.get(number) if domain is not None else None
+    if domain is None or told is None:
+        notice = turn.state.next_notice
+        turn.act(
+            Notify(
+                number,
+                notice,
+                SYSTEM_DOMAIN,
+                Level.NORMAL,
+                0,
+                turn.now_us,
+                "the simulation is over",
             )
-            turn.state = replace(turn.state, next_notice=notice + 1)
+        )
+        turn.state = replace(turn.state, next_notice=notice + 1)
+    elif told.level is domain.level:
+        turn.act(
+            Notify(
+                number,
+                told.notice,
+                SYSTEM_DOMAIN,
+                told.level,
+                told.target_kib,
+                told.deadline_us,
+                domain.reason,
+                emergency=told.emergency,
+            )
+        )

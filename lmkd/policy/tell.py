@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmkd.model import Answer, App, Level
+from lmkd.model import SYSTEM_DOMAIN, Answer, App, Level
 from lmkd.policy.actions import MeasureApps, Notify, Plain
-from lmkd.policy.listen import is_broken_word
+from lmkd.policy.listen import bounded_trust, is_broken_word, is_renewable
 from lmkd.policy.share import share_need
 from lmkd.policy.state import UNTOLD, DomainState, Told
 from lmkd.policy.turn import Turn
@@ -28,7 +28,7 @@ def tell_apps(turn: Turn, domain: DomainState) -> DomainState:
     apps = turn.state.apps_in(domain.domain)
     for app in apps:
         told = domain.told.get(app.app, UNTOLD)
-        if told.level == level and not _is_renewable(told):
+        if told.level == level and not is_renewable(told):
             continue
         free_us = told.last_us[level] + rest_us
         if now_us >= free_us:
@@ -40,20 +40,20 @@ def tell_apps(turn: Turn, domain: DomainState) -> DomainState:
 
 
 def tell_present_level(turn: Turn, app: App) -> None:
-    """Tell one app of each of its domains as it now stands: on registration, and after a simulation."""
+    """Tell an app that registers of each of its domains that is pressed."""
     for name, domain in turn.state.domains.items():
-        if app.app in domain.told or domain.level is not Level.NORMAL:
+        if domain.level is not Level.NORMAL:
             apps = turn.state.apps_in(name)
             if app in apps:
                 turn.keep(_send(turn, domain, apps, [app]))
 
 
-def _is_renewable(told: Told) -> bool:
-    """Whether the same level may be told again after a rest: to an app that answered, while the need stands.
-
-    One that let its deadline pass in silence has had its word; telling it again would only move its deadline.
-    """
-    return told.level > Level.NORMAL and told.answer is Answer.DONE
+def tell_unwatched(turn: Turn, domain: DomainState) -> None:
+    """Tell the apps of a domain that is given up that nothing is asked of them any more."""
+    apps = turn.state.apps_in(domain.domain)
+    due = [app for app in apps if domain.told.get(app.app, UNTOLD).level > Level.NORMAL]
+    if due:
+        _send(turn, domain, apps, due)
 
 
 def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[App]) -> DomainState:
@@ -67,12 +67,16 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
     simulations = dict(turn.state.simulations)
     notice = turn.state.next_notice
     notifications: list[Notify] = []
+    ending = turn.state.victims_in_flight()
     for app in due:
         before = told.get(app.app, UNTOLD)
         if is_broken_word(before, now_us):
-            trust[app.app] = trust.get(app.app, 0) - 1
+            trust[app.app] = bounded_trust(trust.get(app.app, 0) - 1)
         target_kib = shares.get(app.app, 0)
         grace_us = turn.settings.classes[app.app_class].grace_us if level else 0
+        if (app.pid, app.start_ticks) in ending:
+            # Its end has begun: it hears how things are, and is not promised a time that it does not have.
+            target_kib = grace_us = 0
         deadline_us = now_us + grace_us
         last_us = list(before.last_us)
         last_us[level] = now_us
@@ -82,7 +86,8 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
         notifications.append(
             Notify(app.app, notice, domain.domain, level, target_kib, deadline_us, domain.reason)
         )
-        simulations.pop(app.app, None)
+        if domain.domain == SYSTEM_DOMAIN:
+            simulations.pop(app.app, None)
         notice += 1
     # Measured first: an app may shed within a millisecond of its notice, and would seem to have shed nothing.
     asked = tuple(sent.app for sent in notifications if sent.target_kib)

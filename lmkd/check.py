@@ -1,0 +1,112 @@
+"""`lmkd --check`: what would be watched and done on this machine, in figures, without doing any of it."""
+
+from __future__ import annotations
+
+import os
+
+from lmkd.config import Config
+from lmkd.kernel.machine import Machine
+from lmkd.model import SYSTEM_DOMAIN, AppClass, Level
+from lmkd.policy import heart
+from lmkd.policy.detect import mib, percent
+from lmkd.policy.events import DomainOpened, ReadingTaken
+from lmkd.policy.rank import rank_candidates
+from lmkd.policy.turn import Turn
+
+SHOWN_CANDIDATES = 5
+SPARED_SHOWN = 3
+
+
+def print_check(config: Config) -> None:
+    """Print it. Reads the machine once; signals nobody, listens to nobody, writes nothing."""
+    machine = Machine()
+    print(f"configuration: {', '.join(config.files)}")
+    print(f"socket:        {config.socket}")
+    print(f"history:       {config.state_dir}, the last {config.history_episodes} episodes")
+    missing = machine.features().missing()
+    print("missing here:  " + ("nothing" if not missing else ""))
+    for line in missing:
+        print(f"  - {line}")
+    for name in config.settings.domains:
+        _print_domain(config, machine, name)
+    _print_classes(config)
+    _print_candidates(config, machine)
+
+
+def _print_domain(config: Config, machine: Machine, name: str) -> None:
+    domain = machine.open_domain(name)
+    reading = domain.read(machine.now_us()) if domain is not None else None
+    kills = "may kill" if name in config.settings.killing_domains else "only tells"
+    if reading is None:
+        print(f"\ndomain {name} ({kills}): not there now; it is looked for once a second")
+        return
+    settings = config.settings
+    print(
+        f"\ndomain {name} ({kills}): {mib(reading.available_kib)} of {mib(reading.total_kib)} available"
+    )
+    print("  level      available below   some / full stall   swap left below   told")
+    for level in (Level.LOW, Level.MEDIUM, Level.CRITICAL):
+        stall = settings.stall[level]
+        print(
+            f"  {level.word:<10} {mib(settings.floor[level].enter.of(reading.total_kib)):>15}"
+            f"   {percent(stall.some_permyriad):>8} / {percent(stall.full_permyriad):<8}"
+            f"   {percent(settings.swap[level]):>15}   {_may_die_at(config, level)}"
+        )
+    least_kib = settings.min_victim_kib(reading.total_kib)
+    print(
+        f"  a kill must free {mib(least_kib)} at least, and needs harm or exhaustion beside the level"
+    )
+    if domain is not None:
+        domain.close()
+
+
+def _may_die_at(config: Config, level: Level) -> str:
+    words = [
+        app_class.word
+        for app_class, meant in config.settings.classes.items()
+        if meant.killed_at is level
+    ]
+    return "everybody" + (f"; may die: {', '.join(words)}" if words else "")
+
+
+def _print_classes(config: Config) -> None:
+    print("\nclass        oom_score_adj   may be killed at   grace     time to exit")
+    for app_class in AppClass:
+        meant = config.settings.classes[app_class]
+        at = meant.killed_at.word if meant.killed_at is not None else "never"
+        print(
+            f"{app_class.word:<12} {meant.oom_score_adj:>13}   {at:<16}   "
+            f"{meant.grace_us // 1000:>5} ms   {meant.time_to_exit_us // 1000:>5} ms"
+        )
+
+
+def _print_candidates(config: Config, machine: Machine) -> None:
+    """Print who would go first if the system were at critical now; programs that register change that."""
+    domain = machine.open_domain(SYSTEM_DOMAIN)
+    reading = domain.read(machine.now_us()) if domain is not None else None
+    if domain is None or reading is None:
+        return
+    domain.close()
+    state = heart.start(config.settings, os.getpid())
+    for event in (DomainOpened(SYSTEM_DOMAIN), ReadingTaken(reading)):
+        state, _ = heart.step(state, event, reading.at_us)
+    turn = Turn(state, reading.at_us)
+    processes = machine.scan(SYSTEM_DOMAIN, config.settings.min_victim_kib(reading.total_kib))
+    ranked = rank_candidates(turn, state.domains[SYSTEM_DOMAIN], processes, Level.CRITICAL)
+    first = [candidate for candidate in ranked if candidate.spared is None][:SHOWN_CANDIDATES]
+    print(
+        "\nat critical, the first to go would be:"
+        if first
+        else "\nat critical, nobody would be worth killing"
+    )
+    for candidate in first:
+        victim = candidate.victim
+        print(
+            f"  {victim.pid:>7}  {victim.name:<16} {mib(victim.size_kib):>12}  "
+            f"{victim.app_class.word} ({victim.why_class})"
+        )
+    spared = [candidate for candidate in ranked if candidate.spared is not None]
+    for candidate in sorted(spared, key=lambda one: -one.victim.size_kib)[:SPARED_SHOWN]:
+        print(
+            f"  {candidate.victim.pid:>7}  {candidate.victim.name:<16} spared: {candidate.spared}"
+        )

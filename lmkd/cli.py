@@ -1,0 +1,149 @@
+"""The `lmkd` command: its arguments, what it prints, and its exit codes.
+
+0: left when asked to, or a check found nothing wrong. 1: it could not start. 2: wrong arguments. 3: mistakes in the
+configuration.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lmkd
+from lmkd.config import Config, ConfigError, find_config_files, load_config
+
+LEFT, FAILED, BAD_CONFIG = 0, 1, 3
+
+DESCRIPTION = "Watch memory; tell programs in time; end as little as possible, and say why."
+EPILOG = """\
+signals:  SIGHUP reads the configuration again; SIGTERM and SIGINT leave
+exit:     0 left, or nothing wrong; 1 could not start; 2 wrong arguments; 3 mistakes in the configuration
+files:    /etc/lmkd/lmkd.toml, then /etc/lmkd/lmkd.d/*.toml, over the shipped defaults
+"""
+
+
+def parse_arguments(argv: Sequence[str] | None) -> Namespace:
+    """Return the arguments; exits with 2 when they are wrong."""
+    parser = ArgumentParser(
+        "lmkd",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="read this file, not those of /etc"
+    )
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="listen here (default: $LMKD_SOCKET, then the configuration's)",
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="keep history here (default: the configuration's)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="decide, record and say, but never signal anybody"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="print what would be watched and done, and exit"
+    )
+    parser.add_argument(
+        "--simulated",
+        type=_size_kib,
+        metavar="SIZE",
+        help="on an invented memory of this size (say 128MiB), filled by registered programs; only they can die",
+    )
+    parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    parser.add_argument("--version", action="version", version=f"lmkd {lmkd.__version__}")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = parse_arguments(argv)
+    _set_up_logging(quiet=arguments.quiet)
+
+    def load() -> Config:
+        return load_config(find_config_files(arguments.config))
+
+    try:
+        config = load()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        count = len(error.mistakes)
+        print(
+            f"lmkd: {count} mistake{'s' if count > 1 else ''} in the configuration", file=sys.stderr
+        )
+        return BAD_CONFIG
+    if arguments.check:
+        from lmkd.check import print_check
+
+        print_check(config)
+        return LEFT
+    return _serve(arguments, config, load)
+
+
+def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> int:
+    # Imported here: --help, --version and a mistake in the configuration need none of it.
+    import trio
+
+    from lmkd.kernel.borrowed import BorrowedKernel
+    from lmkd.kernel.interface import Kernel
+    from lmkd.kernel.machine import Machine
+    from lmkd.service.daemon import Daemon
+    from lmkd.service.listening import SocketError, bind_socket, inherited_socket
+
+    log = logging.getLogger("lmkd")
+    try:
+        listener = inherited_socket()
+        path = None
+        if listener is None:
+            path = arguments.socket or os.environ.get("LMKD_SOCKET") or config.socket
+            listener = bind_socket(path)
+    except SocketError as error:
+        print(f"lmkd: {error}", file=sys.stderr)
+        return FAILED
+    machine = Machine()
+    registered: set[tuple[int, int]] = set()
+    kernel: Kernel = machine
+    if arguments.simulated is not None:
+        kernel = BorrowedKernel(machine, arguments.simulated, lambda: registered)
+        log.warning(
+            "simulated memory: registered programs fill it, and only they can be told or ended"
+        )
+    for line in kernel.features().missing():
+        log.warning("%s", line)
+    daemon = Daemon(
+        kernel,
+        config,
+        load,
+        listener,
+        path,
+        dry_run=arguments.dry_run,
+        state_dir=arguments.state_dir or config.state_dir,
+        registered=registered,
+    )
+    trio.run(daemon.run)
+    return LEFT
+
+
+def _size_kib(text: str) -> int:
+    match = re.fullmatch(r"(\d{1,6})(MiB|GiB)", text)
+    if match is None:
+        raise ArgumentTypeError(f"expected a size such as 128MiB, got {text!r}")
+    return int(match[1]) << (10 if match[2] == "MiB" else 20)
+
+
+def _set_up_logging(*, quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("lmkd: %(message)s"))
+    log = logging.getLogger("lmkd")
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.propagate = False

@@ -1,0 +1,160 @@
+"""Simulated memory over real processes, for a demonstration on a machine that cannot be filled
+safely.
+
+Processes, pidfds, signals and cgroups are the real kernel's, but only a few processes exist here:
+those that the owner lends. Memory is a pretence: a small total, of which what those processes
+really hold is taken. Stalls are computed from the shortage by the formula of the simulated
+kernel.
+
+Invariant: no process that was not lent is ever listed, written or signalled; any may be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import trio
+
+from lmkd.kernel.machine import Machine
+from lmkd.kernel.probe import Features
+from lmkd.kernel.shortage import full_share_permyriad, some_share_permyriad
+from lmkd.kernel.signals import PidfdVictim
+from lmkd.kernel.windows import StallWindow, default_windows
+from lmkd.model import SYSTEM_DOMAIN, Process, Reading
+
+_LOOKS_APART_US = 20_000
+
+
+class BorrowedKernel:
+    """A Kernel of simulated memory that holds nothing but the lent processes."""
+
+    def __init__(
+        self,
+        real: Machine,
+        total_kib: int,
+        pids: Callable[[], Collection[tuple[int, int]]],
+    ) -> None:
+        self._real = real
+        self._total_kib = total_kib
+        self._pids = pids
+
+    def features(self) -> Features:
+        found = self._real.features()
+        return Features(
+            psi="yes",
+            cgroup_mount=None,
+            memory_controller=False,
+            own_cgroup=found.own_cgroup,
+            hidepid=found.hidepid,
+            swap_kib=0,
+            zram=False,
+            total_kib=self._total_kib,
+            pidfd=found.pidfd,
+            mrelease=found.mrelease,
+            can_signal_others=found.can_signal_others,
+            sys_resource=found.sys_resource,
+            page_kib=found.page_kib,
+        )
+
+    def now_us(self) -> int:
+        return self._real.now_us()
+
+    def open_domain(self, domain: str) -> BorrowedDomain | None:
+        if domain != SYSTEM_DOMAIN:
+            return None
+        return BorrowedDomain(self._total_kib, self.held_kib, self.now_us)
+
+    def held_kib(self) -> int:
+        """What the lent processes hold now."""
+        sizes = (self._real.size_kib(pid, start_ticks) for pid, start_ticks in self._pids())
+        return sum(size for size in sizes if size is not None)
+
+    def scan(self, domain: str, min_size_kib: int) -> list[Process]:
+        if domain != SYSTEM_DOMAIN:
+            return []
+        found = (self.process(pid) for pid, _ in self._pids())
+        return [p for p in found if p is not None and p.size_kib >= min_size_kib]
+
+    def size_kib(self, pid: int, start_ticks: int) -> int | None:
+        return self._real.size_kib(pid, start_ticks) if self._has(pid, start_ticks) else None
+
+    def process(self, pid: int) -> Process | None:
+        # Looking is free: a program is looked at when it registers, which is before it is lent.
+        return self._real.process(pid)
+
+    def set_oom_score_adj(self, pid: int, start_ticks: int, value: int) -> bool:
+        if not self._has(pid, start_ticks):
+            return False
+        return self._real.set_oom_score_adj(pid, start_ticks, value)
+
+    def open_victim(self, pid: int, start_ticks: int) -> PidfdVictim | None:
+        return self._real.open_victim(pid, start_ticks) if self._has(pid, start_ticks) else None
+
+    def cgroup_pids(self, path: str) -> list[int]:
+        return []
+
+    def kill_cgroup(self, path: str) -> bool:
+        return False  # a real cgroup may hold processes that were not lent
+
+    async def wait_cgroup_empty(self, path: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def _has(self, pid: int, start_ticks: int) -> bool:
+        return (pid, start_ticks) in self._pids()
+
+
+class BorrowedDomain:
+    """The pretended system: stall totals grow by the shortage of the time between two looks."""
+
+    def __init__(
+        self, total_kib: int, held_kib: Callable[[], int], now_us: Callable[[], int]
+    ) -> None:
+        self._total_kib = total_kib
+        self._held_kib = held_kib
+        self._now_us = now_us
+        self._looked_at_us = now_us()
+        self._some_total_us = 0
+        self._full_total_us = 0
+        self._windows: tuple[StallWindow, ...] = default_windows("yes")
+        self._due = False
+
+    def read(self, now_us: int) -> Reading | None:
+        """Measure the lent processes now."""
+        available_kib = self._look()
+        return Reading(
+            domain=SYSTEM_DOMAIN,
+            at_us=now_us,
+            total_kib=self._total_kib,
+            available_kib=available_kib,
+            some_total_us=self._some_total_us,
+            full_total_us=self._full_total_us,
+            anon_kib=min(self._held_kib(), self._total_kib),
+            scanned_pages=self._some_total_us // 1000,
+        )
+
+    def _look(self) -> int:
+        now_us = self._now_us()
+        passed_us = max(0, now_us - self._looked_at_us)
+        self._looked_at_us = now_us
+        available_kib = max(0, self._total_kib - self._held_kib())
+        some_permyriad = some_share_permyriad(available_kib, self._total_kib)
+        full_permyriad = full_share_permyriad(available_kib, self._total_kib)
+        self._some_total_us += passed_us * some_permyriad // 10_000
+        self._full_total_us += passed_us * full_permyriad // 10_000
+        for window in self._windows:
+            self._due |= window.fires(now_us, self._some_total_us, self._full_total_us)
+        return available_kib
+
+    async def wait_event(self) -> None:
+        """Return when a pretended trigger fired. Looks 50 times a second: it has no kernel to
+        wake it."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            self._look()
+            if self._due:
+                self._due = False
+                return
+            await trio.sleep(_LOOKS_APART_US / 1_000_000)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,120 @@
+"""The one interface to a kernel: the real one, the simulated one, and a mixture for
+demonstrations.
+
+It says what can be asked and done, not by which files or system calls, and it decides nothing.
+
+Held by all implementations (tests/kernel/test_contract.py):
+
+- What has vanished is None, False or an empty list, never an exception.
+- What is not permitted raises PermissionError: that is news, and the caller must not take it for
+  "gone".
+- (pid, start_ticks) names a process. Nothing is ever signalled or written by pid alone.
+- Nothing blocks except `release_memory`, and nothing is awaited except the `wait_` functions.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lmkd.kernel.probe import Features
+from lmkd.model import Process, Reading, Signal
+
+
+class VictimHandle(Protocol):
+    """A hold on one process that no recycling of its pid can redirect."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def start_ticks(self) -> int: ...
+
+    def send(self, signal: Signal, /) -> bool:
+        """Send the signal; False when the process is gone. Raises PermissionError."""
+        ...
+
+    async def wait_exit(self) -> None:
+        """Return when the process has exited, reaped or not."""
+        ...
+
+    def release_memory(self) -> bool:
+        """Take the memory of a dying process back ahead of its exit; whether that was done.
+
+        Blocks for 90-270 ms a GiB: call it in a thread. False before the SIGKILL, too late, or
+        where the kernel has no process_mrelease: all normal.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Domain(Protocol):
+    """A scope of memory that is being watched."""
+
+    def read(self, now_us: int) -> Reading | None:
+        """Measure now; None when the cgroup is gone."""
+        ...
+
+    async def wait_event(self) -> None:
+        """Return when a PSI trigger or a memory event fired; for ever if the domain has neither.
+
+        May be spurious, and may come every 10-20 ms while a limit is breached: the caller reads,
+        judges and rests. An event between two calls is kept for the second.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Kernel(Protocol):
+    """A machine: its memory, its processes, and what can be done to them."""
+
+    def features(self) -> Features:
+        """What this kernel has, as found at start."""
+        ...
+
+    def now_us(self) -> int:
+        """CLOCK_MONOTONIC in microseconds; trio's clock on a simulated kernel."""
+        ...
+
+    def open_domain(self, domain: str) -> Domain | None:
+        """Watch "system" or a cgroup path; None when there is no such cgroup or no memory
+        controller."""
+        ...
+
+    def scan(self, domain: str, min_size_kib: int) -> list[Process]:
+        """List the live user processes of the domain's subtree of at least that size, memory and
+        swap."""
+        ...
+
+    def size_kib(self, pid: int, start_ticks: int) -> int | None:
+        """Measure one process, memory and swap; None when it is gone."""
+        ...
+
+    def process(self, pid: int) -> Process | None:
+        """Read whatever process has that pid now; None for no process, or a zombie."""
+        ...
+
+    def set_oom_score_adj(self, pid: int, start_ticks: int, value: int) -> bool:
+        """Tell the kernel's OOM killer where this process ranks; False when it is gone.
+
+        Raises PermissionError: lowering it below the inherited value takes CAP_SYS_RESOURCE.
+        """
+        ...
+
+    def open_victim(self, pid: int, start_ticks: int) -> VictimHandle | None:
+        """Take hold of the process; None when it is gone or its pid has been recycled."""
+        ...
+
+    def cgroup_pids(self, path: str) -> list[int]:
+        """List the pids of the cgroup's subtree."""
+        ...
+
+    def kill_cgroup(self, path: str) -> bool:
+        """Kill the whole subtree at once; False when the cgroup is gone or is the root, or
+        without cgroup.kill."""
+        ...
+
+    async def wait_cgroup_empty(self, path: str) -> None:
+        """Return when the subtree holds no live process, or is gone."""
+        ...

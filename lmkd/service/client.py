@@ -1,0 +1,179 @@
+"""One connected program, as the server holds it: what it may, what it listens to, what waits to be sent to it.
+
+A client costs no task and no timer. What it is to hear goes straight to its socket; when that is full, only the
+*latest* word of each kind waits, so a slow reader is late but never wrong, and costs bounded memory. Replies are
+never dropped: instead no more requests are taken while one waits to be sent.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from lmkd_proto import Event, Notice, ServerConnection
+
+SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+SEND_BUFFER_BYTES = 4096
+"""A stuck client then pins 11 frames in the kernel instead of 278 and 208 KiB (FACTS, Sending to many)."""
+RECEIVE_BYTES = 4096
+KILLED_MOST = 16
+"""Reports of kills that wait for a slow reader; older ones are in the history."""
+
+Late = bytes | Callable[[], bytes]
+"""A frame, or what makes it when it can go out: a notice says the time that is left *then*."""
+
+
+class Client:
+    """A connection and its outbox."""
+
+    __slots__ = (
+        "_epoll",
+        "app",
+        "backlog",
+        "broken",
+        "connection",
+        "domains",
+        "killed",
+        "name",
+        "out",
+        "pid",
+        "simulating",
+        "sock",
+        "uid",
+        "waiting",
+        "watched",
+    )
+
+    def __init__(
+        self, sock: socket.socket, credentials: tuple[int, int], epoll: select.epoll
+    ) -> None:
+        self.sock = sock
+        self.pid, self.uid = credentials
+        self.connection = ServerConnection()
+        self.name = ""
+        self.domains: tuple[str, ...] = ()
+        self.app: int | None = None
+        self.simulating = False
+        self.broken = False
+        self.out: bytes = b""
+        """The rest of a frame that went out in part, and replies behind it."""
+        self.waiting: dict[str, Late] | None = None
+        """The latest word of each kind."""
+        self.killed: deque[bytes] | None = None
+        self.backlog: deque[Event] | None = None
+        """Requests that came and were not taken yet."""
+        self._epoll = epoll
+        self.watched = select.EPOLLIN
+        epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def watch(self) -> None:
+        """Have the epoll wake us for what this client now waits for."""
+        wants_out = self.out or self.waiting or self.killed
+        events = select.EPOLLOUT if wants_out else 0
+        if not self.out and not self.backlog:
+            events |= select.EPOLLIN
+        if events != self.watched and not self.broken:
+            self.watched = events
+            self._epoll.modify(self.sock.fileno(), events)
+
+    def reply(self, frame: bytes) -> None:
+        """Send a reply, or keep it until it can go."""
+        if self.out:
+            self.out += frame
+        else:
+            self._send(frame)
+        self.watch()
+
+    def push(self, kind: str, word: Late) -> None:
+        """Send a word, or keep it in the place of an earlier one of its kind."""
+        if self.is_clear():
+            frame = word if isinstance(word, bytes) else word()
+            if self._send_whole(frame):
+                return
+        if self.waiting is None:
+            self.waiting = {}
+        self.waiting.pop(kind, None)
+        self.waiting[kind] = word
+        self.watch()
+
+    def push_killed(self, frame: bytes) -> None:
+        """Send a report of a kill; for a slow reader the latest few wait."""
+        if self.is_clear() and self._send_whole(frame):
+            return
+        if self.killed is None:
+            self.killed = deque(maxlen=KILLED_MOST)
+        self.killed.append(frame)
+        self.watch()
+
+    def is_clear(self) -> bool:
+        """Whether nothing waits, so that what is said now keeps its order."""
+        return not (self.out or self.waiting or self.killed)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it: replies, then the latest words, then reports."""
+        if self.out:
+            frame, self.out = self.out, b""
+            self._send(frame)
+        while not self.out and not self.broken and self.waiting:
+            kind = next(iter(self.waiting))
+            word = self.waiting[kind]
+            if not self._send_whole(word if isinstance(word, bytes) else word()):
+                break
+            del self.waiting[kind]
+        if not self.waiting:
+            self.waiting = None
+            while not self.out and not self.broken and self.killed:
+                if not self._send_whole(self.killed[0]):
+                    break
+                self.killed.popleft()
+            if not self.killed:
+                self.killed = None
+        self.watch()
+
+    def close(self) -> None:
+        """Close the socket, which also takes it out of the epoll."""
+        self.broken = True
+        self.sock.close()
+
+    def _send_whole(self, frame: bytes) -> bool:
+        """Send a frame now, keeping its rest if it went out in part; False when nothing of it went."""
+        try:
+            sent = self.sock.send(frame, SEND_FLAGS)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.broken = True
+            return True
+        if sent < len(frame):
+            self.out = frame[sent:]
+            self.watch()
+        return True
+
+    def _send(self, frame: bytes) -> None:
+        if not self._send_whole(frame):
+            self.out = frame
+
+
+def notice_maker(
+    client: Client, notice: Notice, deadline_us: int, now_us: Callable[[], int]
+) -> Callable[[], bytes]:
+    """Return what makes the frame of a notice with the time that is left when it goes out."""
+
+    def make() -> bytes:
+        left_ms = max((deadline_us - now_us()) // 1000, 0)
+        return client.connection.send(
+            Notice(
+                notice.notice,
+                notice.domain,
+                notice.level,
+                notice.target_bytes,
+                left_ms,
+                notice.reason,
+                notice.emergency,
+                notice.simulated,
+            )
+        )
+
+    return make

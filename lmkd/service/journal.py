@@ -1,0 +1,247 @@
+"""Keep what happened, by episode: in memory while it happens, on disk when it is over.
+
+One line of JSON an episode, oldest first, in `history.jsonl`; nothing is written while memory is short. A line that
+a crash cut short is set apart by the next start and never hides the ones around it. Both the lines kept and the
+records in one of them are bounded; what was left out is counted.
+
+It knows nothing of policy beyond the shape of a record.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmkd.policy.actions import Plain, Record
+
+log = logging.getLogger("lmkd")
+
+RECORDS_MOST = 1_000
+"""Of one episode. The first half is kept as it came and the second is a window on the end: how it began and how it
+ended are what is asked for."""
+FILE_NAME = "history.jsonl"
+
+
+@dataclass(slots=True)
+class Episode:
+    """One episode, open or closed."""
+
+    episode: int
+    domain: str
+    opened_us: int
+    opened_unix_ms: int
+    first: list[dict[str, Plain]] = field(default_factory=list)
+    latest: deque[dict[str, Plain]] = field(default_factory=lambda: deque(maxlen=RECORDS_MOST // 2))
+    left_out: int = 0
+    closed: bool = False
+    peak: str = "low"
+    kills: int = 0
+    shed_kib: int = 0
+    duration_ms: int = 0
+
+    @property
+    def records(self) -> list[dict[str, Plain]]:
+        return [*self.first, *self.latest]
+
+    def add(self, record: Record) -> None:
+        """Keep a record, and what it says of the episode as a whole."""
+        at_ms = (record.at_us - self.opened_us) // 1000
+        kept: dict[str, Plain] = {"at_ms": at_ms, "kind": record.kind, **record.detail}
+        if len(self.first) < RECORDS_MOST // 2:
+            self.first.append(kept)
+        else:
+            self.left_out += len(self.latest) == self.latest.maxlen
+            self.latest.append(kept)
+        self.duration_ms = at_ms
+        if record.kind == "level":
+            words = ("normal", "low", "medium", "critical")
+            self.peak = max(self.peak, str(record.detail["to"]), key=words.index)
+        elif record.kind == "exited":
+            self.kills += 1
+        elif record.kind == "ack":
+            measured = record.detail["measured_kib"]
+            self.shed_kib += max(measured, 0) if isinstance(measured, int) else 0
+        elif record.kind == "closed":
+            self.closed = True
+
+    def summary(self) -> dict[str, Plain]:
+        """Return all but the records."""
+        return {
+            "episode": self.episode,
+            "domain": self.domain,
+            "opened_unix_ms": self.opened_unix_ms,
+            "duration_ms": self.duration_ms,
+            "closed": self.closed,
+            "peak": self.peak,
+            "kills": self.kills,
+            "shed_kib": self.shed_kib,
+            "left_out": self.left_out,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Where an episode lies in the file."""
+
+    offset: int
+    length: int
+    summary: dict[str, Plain]
+
+
+class Journal:
+    """The history of episodes. `state_dir` None: in memory only."""
+
+    def __init__(self, state_dir: str | None, keep: int) -> None:
+        self._path = os.path.join(state_dir, FILE_NAME) if state_dir is not None else None
+        self._keep = keep
+        self._open: dict[int, Episode] = {}
+        self._written: dict[int, _Line] = {}
+        self._unwritten: dict[int, Episode] = {}
+        self._size = 0
+        self.last_kill = 0
+        if self._path is not None:
+            self._load(self._path)
+
+    @property
+    def last_episode(self) -> int:
+        """The highest number that an episode has had."""
+        return max([0, *self._open, *self._written, *self._unwritten])
+
+    def add(self, record: Record) -> Episode | None:
+        """Keep a record; return its episode when that is over and wants writing."""
+        episode = self._open.get(record.episode)
+        if episode is None:
+            episode = Episode(
+                record.episode, record.domain, record.at_us, time.time_ns() // 1_000_000
+            )
+            self._open[record.episode] = episode
+        episode.add(record)
+        if not episode.closed:
+            return None
+        del self._open[record.episode]
+        self._unwritten[record.episode] = episode
+        while len(self._unwritten) > self._keep:
+            del self._unwritten[min(self._unwritten)]
+        return episode
+
+    def write(self, episode: Episode) -> None:
+        """Append an episode to the file. Blocks for the disk: to be called from a thread of its own.
+
+        When the file cannot be written the episode stays in memory, and the failure is logged.
+        """
+        if self._path is None:
+            return
+        line = json.dumps({**episode.summary(), "records": episode.records}, separators=(",", ":"))
+        encoded = line.encode() + b"\n"
+        try:
+            self._append(self._path, encoded)
+        except OSError as error:
+            log.error("history: %s cannot be written: %s", self._path, error.strerror)
+            return
+        self._written[episode.episode] = _Line(
+            self._size - len(encoded), len(encoded), episode.summary()
+        )
+        self._unwritten.pop(episode.episode, None)
+        if len(self._written) > 2 * self._keep:
+            self._shorten(self._path)
+
+    def close(self) -> None:
+        """Write what is still open, as cut short."""
+        for episode in list(self._open.values()):
+            self.write(episode)
+        self._open.clear()
+
+    def summaries(self) -> list[dict[str, Plain]]:
+        """Return every episode kept, the latest first."""
+        found = {number: line.summary for number, line in list(self._written.items())}
+        for held in (self._unwritten, self._open):
+            found.update({number: episode.summary() for number, episode in list(held.items())})
+        return [found[number] for number in sorted(found, reverse=True)][: self._keep]
+
+    def records(self, number: int) -> list[dict[str, Plain]] | None:
+        """Return the records of an episode, or None when there is no such episode."""
+        episode = self._open.get(number) or self._unwritten.get(number)
+        if episode is not None:
+            return episode.records
+        line = self._written.get(number)
+        if line is None or self._path is None:
+            return None
+        with open(self._path, "rb") as file:
+            file.seek(line.offset)
+            found = json.loads(file.read(line.length))
+        records: list[dict[str, Plain]] = found["records"]
+        return records
+
+    def _append(self, path: str, encoded: bytes) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            os.write(fd, encoded)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._size += len(encoded)
+
+    def _load(self, path: str) -> None:
+        try:
+            with open(path, "rb") as file:
+                for line in file:
+                    self._take_line(path, line)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.error("history: %s cannot be read: %s", path, error.strerror)
+            self._path = None
+            return
+        if self._size and not line.endswith(b"\n"):
+            # Cut short by a crash: set it apart, so that the next line is whole.
+            self._append(path, b"\n")
+
+    def _take_line(self, path: str, line: bytes) -> None:
+        offset = self._size
+        self._size += len(line)
+        if not line.strip():
+            return
+        try:
+            found: dict[str, Any] = json.loads(line)
+            records = found.pop("records")
+            number = int(found["episode"])
+            kills = [int(r["kill"]) for r in records if r.get("kind") in ("kill", "would_kill")]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("history: %s: byte %d: not a whole episode, passed over", path, offset)
+            return
+        self._written[number] = _Line(offset, len(line), found)
+        self.last_kill = max([self.last_kill, *kills])
+
+    def _shorten(self, path: str) -> None:
+        """Keep the latest episodes, by way of a new file put in place of the old one."""
+        numbers = sorted(self._written)[-self._keep :]
+        fresh: dict[int, _Line] = {}
+        size = 0
+        with open(path, "rb") as old, open(path + ".new", "wb") as new:
+            for number in numbers:
+                line = self._written[number]
+                old.seek(line.offset)
+                new.write(old.read(line.length))
+                fresh[number] = _Line(size, line.length, line.summary)
+                size += line.length
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(path + ".new", path)
+        self._written, self._size = fresh, size
+
+
+def open_journal(state_dir: str, keep: int) -> Journal:
+    """Return a journal in that directory, made if need be; in memory only where that cannot be, which is said once."""
+    try:
+        os.makedirs(state_dir, mode=0o750, exist_ok=True)
+        if not os.access(state_dir, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        log.warning("history: %s: %s; it is kept in memory only", state_dir, error.strerror)
+        return Journal(None, keep)
+    return Journal(state_dir, keep)

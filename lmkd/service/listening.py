@@ -1,0 +1,99 @@
+"""The listening socket: made safely, found again when a service manager holds it, and removed when we leave."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+
+BACKLOG = 4096
+PATH_MOST_BYTES = 107
+"""sun_path holds 108 bytes with the final NUL (unix(7))."""
+
+
+class SocketError(Exception):
+    """The socket cannot be made; the message says why and what would help."""
+
+
+def bind_socket(path: str) -> socket.socket:
+    """Listen at a path. A stale socket is replaced; one that somebody answers is refused.
+
+    Raises SocketError. The directory is made only one level deep: /run/lmkd is ours, /run is not.
+    """
+    encoded = os.fsencode(path)
+    if len(encoded) > PATH_MOST_BYTES:
+        raise SocketError(
+            f"socket path {path!r} is {len(encoded)} bytes long; the kernel takes {PATH_MOST_BYTES}"
+        )
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        try:
+            os.mkdir(directory, 0o755)
+        except OSError as error:
+            raise SocketError(f"socket directory {directory}: {error.strerror}") from None
+    _clear_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        # Anyone may listen to the level of memory and register itself; the rest is checked per request.
+        os.chmod(path, 0o666)  # noqa: S103 - open on purpose, as said above
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise SocketError(f"socket {path}: {error.strerror}") from None
+    return listener
+
+
+def inherited_socket() -> socket.socket | None:
+    """Return the socket that a service manager passed (LISTEN_FDS), or None."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = os.environ.get("LISTEN_FDS", "0")
+    if count == "0":
+        return None
+    if count != "1":
+        raise SocketError(f"LISTEN_FDS={count}: expected one socket")
+    listener = socket.socket(fileno=3)
+    if listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM:
+        raise SocketError("LISTEN_FDS: expected an AF_UNIX stream socket")
+    listener.setblocking(False)
+    return listener
+
+
+def remove_socket(path: str, inode: int) -> None:
+    """Remove our socket, but not one that another daemon has put in its place."""
+    try:
+        if os.lstat(path).st_ino == inode:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def read_credentials(sock: socket.socket) -> tuple[int, int]:
+    """Return (pid, uid) of the peer, as the kernel knows them (SO_PEERCRED). Pid 0: not in our namespace."""
+    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, _ = struct.unpack("iII", packed)
+    return pid, uid
+
+
+def _clear_stale(path: str) -> None:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SocketError(f"socket {path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise SocketError(f"{path} is there and is not a socket; it is left alone")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:
+            raise SocketError(f"socket {path} is in use: {error.strerror}") from None
+    raise SocketError(f"another daemon answers at {path}; stop it first, or give another --socket")

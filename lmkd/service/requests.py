@@ -1,0 +1,453 @@
+"""What each request means: who may ask it, what it changes, and what is answered.
+
+Nothing here waits. A request either becomes an event for the heart, or is answered from what is known. A mistake of
+the asker is an `error` with a code and a sentence, and costs nobody else anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import lmkd_proto as wire
+import msgpack
+
+import lmkd
+from lmkd.config import Config
+from lmkd.kernel.interface import Kernel
+from lmkd.model import SYSTEM_DOMAIN, Answer, App, AppClass, Level, Process, Unit, is_within
+from lmkd.policy.actions import Plain
+from lmkd.policy.classify import classify, never_kill_reason
+from lmkd.policy.events import AckReceived, AppGone, AppRegistered, AppUpdated, SimulationAsked
+from lmkd.policy.state import DomainState
+from lmkd.policy.window import SECOND_US, stall_permyriad
+from lmkd.service.client import Client
+from lmkd.service.engine import Engine
+from lmkd.service.journal import Journal
+from lmkd.service.projection import Projection
+from lmkd.service.server import KIB, Server, pressure_frame, printable
+
+ROOM_BYTES = 40_000
+"""Of a frame's 65,536, for what is listed in one reply; longer lists are asked for in parts."""
+APPS_LISTED = 200
+SIMULATION_MOST_MS = 600_000
+
+
+class Refused(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Requests:
+    """Answers requests. `later` runs something after so many seconds; `reload` returns what was wrong, if anything.
+
+    `registered` holds the identities of all registered programs.
+    """
+
+    engine: Engine
+    kernel: Kernel
+    journal: Journal
+    projection: Projection
+    own_uid: int
+    own_pid: int
+    config: Config
+    later: Callable[[float, Callable[[], None]], None]
+    reload: Callable[[], str | None]
+    registered: set[tuple[int, int]]
+    server: Server | None = None
+    next_app: int = 1
+    reload_problem: str | None = None
+    started_us: int = 0
+
+    def handle(self, client: Client, event: wire.Event) -> None:
+        """Take one event of a client's stream, and answer it."""
+        connection = client.connection
+        if isinstance(event, wire.Malformed):
+            client.reply(connection.send(event.reply()))
+            return
+        number = getattr(event, "id", None)
+        if isinstance(event, wire.UnknownMessage):
+            text = f"no request is called {printable(event.type)!r}"
+            client.reply(connection.send(wire.Error(number, "unknown_type", text)))
+            return
+        if isinstance(event, wire.Hello):
+            self._hello(client, event)
+            return
+        try:
+            result, then = _HANDLERS[type(event)](self, client, event)
+        except Refused as refused:
+            client.reply(connection.send(wire.Error(number, refused.code, str(refused)[:512])))
+            return
+        assert number is not None
+        client.reply(connection.send(wire.Ok(number, dict(result))))
+        if then is not None:
+            then()
+
+    def forget(self, client: Client) -> None:
+        """A client has left: so has its app."""
+        if client.app is not None:
+            self._remove_app(client)
+
+    # --- hello, and who may what -----------------------------------------------------------------------
+
+    def _hello(self, client: Client, hello: wire.Hello) -> None:
+        client.name = hello.name
+        welcome = wire.Welcome(
+            hello.id, wire.PROTOCOL_VERSION, f"lmkd {lmkd.__version__}", self._is_controller(client)
+        )
+        client.reply(client.connection.send(welcome))
+
+    def _is_controller(self, client: Client) -> bool:
+        return client.uid in (0, self.own_uid)
+
+    def _need_controller(self, client: Client, what: str) -> None:
+        if not self._is_controller(client):
+            raise Refused("forbidden", f"{what} takes root")
+
+    @property
+    def _served(self) -> Server:
+        assert self.server is not None
+        return self.server
+
+    # --- levels ----------------------------------------------------------------------------------------
+
+    def _subscribe(self, client: Client, request: wire.Subscribe) -> Answered:
+        domain = self.engine.state.domains.get(request.domain)
+        if domain is None:
+            known = ", ".join(self.engine.state.domains)
+            raise Refused("unknown_domain", f"no domain {request.domain!r}; watched are: {known}")
+
+        def tell() -> None:
+            self._served.tell_level(client, request.domain, self._level_frame(request.domain))
+
+        if request.domain not in client.domains:
+            self._served.subscribe(client, request.domain)
+        return {}, tell
+
+    def _unsubscribe(self, client: Client, request: wire.Unsubscribe) -> Answered:
+        if request.domain not in client.domains:
+            raise Refused("not_subscribed", f"not subscribed to {request.domain!r}")
+        self._served.unsubscribe(client, request.domain)
+        return {}, None
+
+    def _level_frame(self, name: str) -> bytes:
+        domain = self.engine.state.domains.get(name)
+        if domain is None:
+            return pressure_frame(name, Level.NORMAL, "the domain is gone", 0)
+        available_kib = domain.window[-1].available_kib if domain.window else 0
+        return pressure_frame(name, domain.level, domain.reason, available_kib)
+
+    # --- apps ------------------------------------------------------------------------------------------
+
+    def _register(self, client: Client, request: wire.Register) -> Answered:
+        if client.app is not None:
+            raise Refused("already_registered", "this connection speaks for an app already")
+        process = self.kernel.process(client.pid) if client.pid else None
+        if process is None:
+            raise Refused("unknown_process", f"process {client.pid} cannot be seen from here")
+        self._replace_earlier(process)
+        app = App(
+            self.next_app,
+            process.pid,
+            process.start_ticks,
+            process.uid,
+            request.name,
+            self._granted(client, AppClass[request.app_class.upper()]),
+            process.cgroup,
+            request.sheddable_bytes // KIB,
+            self._granted_unit(client, request.unit, process.cgroup),
+        )
+        self.next_app += 1
+        self._served.name_app(app.app, client)
+        self.registered.add((app.pid, app.start_ticks))
+        self.projection.project(app, self.engine.state.settings, process.oom_score_adj)
+        return self._describe_grant(app), lambda: self.engine.feed(AppRegistered(app))
+
+    def _replace_earlier(self, process: Process) -> None:
+        """A program that comes back over a new connection is the same program: the earlier word ends."""
+        for app in list(self.engine.state.apps.values()):
+            if (app.pid, app.start_ticks) == (process.pid, process.start_ticks):
+                earlier = self._served.client_of(app.app)
+                if earlier is not None:
+                    self._remove_app(earlier)
+
+    def _granted(self, client: Client, claimed: AppClass) -> AppClass:
+        if self._is_controller(client):
+            return claimed
+        return min(claimed, self.engine.state.settings.claim_ceiling)
+
+    def _granted_unit(self, client: Client, unit: str, cgroup: str) -> Unit:
+        # Its whole cgroup may hold others' programs: only the controller may put those at stake.
+        if unit == Unit.CGROUP.value and cgroup != "/" and self._is_controller(client):
+            return Unit.CGROUP
+        return Unit.PROCESS
+
+    def _describe_grant(self, app: App) -> dict[str, Plain]:
+        settings = self.engine.state.settings.classes[app.app_class]
+        inside = [name for name in self.engine.state.domains if is_within(app.cgroup, name)]
+        innermost = max(
+            (name for name in inside if name != SYSTEM_DOMAIN), key=len, default=SYSTEM_DOMAIN
+        )
+        return {
+            "app": app.app,
+            "class": app.app_class.word,
+            "unit": app.unit.value,
+            "domain": innermost,
+            "grace_ms": settings.grace_us // 1000,
+            "time_to_exit_ms": settings.time_to_exit_us // 1000,
+        }
+
+    def _own_app(self, client: Client) -> App:
+        app = self.engine.state.apps.get(client.app) if client.app is not None else None
+        if app is None:
+            raise Refused("not_registered", "register first")
+        return app
+
+    def _update(self, client: Client, request: wire.Update) -> Answered:
+        app = self._own_app(client)
+        app_class = None
+        if request.app_class is not None:
+            app_class = self._granted(client, AppClass[request.app_class.upper()])
+            if app_class > app.app_class and not self._is_controller(client):
+                # What a controller has lowered stays lowered.
+                app_class = min(app_class, app.app_class)
+        sheddable = request.sheddable_bytes
+        self._change(
+            AppUpdated(
+                app.app, app_class, None if sheddable is None else sheddable // KIB, request.name
+            )
+        )
+        return self._describe_grant(self.engine.state.apps[app.app]), None
+
+    def _change(self, event: AppUpdated) -> None:
+        self.engine.feed(event)
+        if event.app_class is not None:
+            app = self.engine.state.apps[event.app]
+            self.projection.project(app, self.engine.state.settings, 0)
+
+    def _unregister(self, client: Client, request: wire.Unregister) -> Answered:
+        self._own_app(client)
+        self._remove_app(client)
+        return {}, None
+
+    def _remove_app(self, client: Client) -> None:
+        assert client.app is not None
+        app = self.engine.state.apps[client.app]
+        self._served.unname_app(client)
+        self.registered.discard((app.pid, app.start_ticks))
+        self.projection.restore(app)
+        self.engine.feed(AppGone(app.app))
+
+    def _ack(self, client: Client, request: wire.Ack) -> Answered:
+        app = self._own_app(client)
+        if not 0 < request.notice < self.engine.state.next_notice:
+            raise Refused("unknown_notice", f"no notice {request.notice} was ever given")
+        measured_kib = self.kernel.size_kib(app.pid, app.start_ticks)
+        answer = Answer(request.answer)
+        self.engine.feed(
+            AckReceived(app.app, request.notice, answer, request.freed_bytes // KIB, measured_kib)
+        )
+        left_us = self.engine.state.deadline_us(app.app) - self.engine.now_us()
+        return {"deadline_ms": max(left_us // 1000, 0)}, None
+
+    def _set_class(self, client: Client, request: wire.SetClass) -> Answered:
+        self._need_controller(client, "to set another program's class")
+        if request.app not in self.engine.state.apps:
+            raise Refused("unknown_app", f"no app has the number {request.app}")
+        self._change(AppUpdated(request.app, AppClass[request.app_class.upper()]))
+        return self._describe_grant(self.engine.state.apps[request.app]), None
+
+    # --- simulations -----------------------------------------------------------------------------------
+
+    def _simulate(self, client: Client, request: wire.Simulate) -> Answered:
+        if request.duration_ms > SIMULATION_MOST_MS:
+            raise Refused("bad_value", f"key 'duration_ms': at most {SIMULATION_MOST_MS}")
+        if client.simulating:
+            raise Refused("busy", "a simulation of this client is still running")
+        level = Level[request.level.upper()]
+        if request.scope == "all":
+            self._need_controller(client, "to simulate for others")
+            return {}, lambda: self._simulate_all(client, level, request.duration_ms)
+        return {}, lambda: self._simulate_self(client, level, request.duration_ms)
+
+    def _simulate_self(self, client: Client, level: Level, duration_ms: int) -> None:
+        reason = "simulated for this client alone"
+        for name in client.domains:
+            self._served.tell_level(
+                client, name, pressure_frame(name, level, reason, 0, simulated=True)
+            )
+        apps = (client.app,) if client.app is not None else ()
+        self._start(client, apps, level, duration_ms)
+
+        def end() -> None:
+            client.simulating = False
+            for name in client.domains:
+                self._served.tell_level(client, name, self._level_frame(name))
+
+        self.later(duration_ms / 1000, end)
+
+    def _simulate_all(self, client: Client, level: Level, duration_ms: int) -> None:
+        names = list(self.engine.state.domains)
+        for name in names:
+            frame = pressure_frame(name, level, "simulated for everybody", 0, simulated=True)
+            self._served.broadcast_frame(name, frame)
+        self._start(client, tuple(self.engine.state.apps), level, duration_ms)
+
+        def end() -> None:
+            client.simulating = False
+            for name in names:
+                self._served.broadcast_frame(name, self._level_frame(name))
+
+        self.later(duration_ms / 1000, end)
+
+    def _start(self, client: Client, apps: tuple[int, ...], level: Level, duration_ms: int) -> None:
+        client.simulating = True
+        self.engine.feed(SimulationAsked(apps, level, duration_ms * 1000))
+
+    # --- asking ----------------------------------------------------------------------------------------
+
+    def _status(self, client: Client, request: wire.Status) -> Answered:
+        state = self.engine.state
+        return {
+            "version": lmkd.__version__,
+            "uptime_ms": (self.engine.now_us() - self.started_us) // 1000,
+            "pid": self.own_pid,
+            "dry_run": state.settings.dry_run,
+            "clients": len(self._served),
+            "config_files": list(self.config.files),
+            "reload_problem": self.reload_problem,
+            "missing": list(self.kernel.features().missing()),
+            "domains": [self._describe_domain(domain) for domain in state.domains.values()],
+            "app_count": len(state.apps),
+            "truncated": len(state.apps) > APPS_LISTED,
+            "apps": [self._describe_app(app) for app in list(state.apps.values())[:APPS_LISTED]],
+        }, None
+
+    def _describe_domain(self, domain: DomainState) -> dict[str, Plain]:
+        described: dict[str, Plain] = {
+            "domain": domain.domain,
+            "level": domain.level.word,
+            "reason": domain.reason,
+            "episode": domain.episode,
+            "may_kill": domain.domain in self.engine.state.settings.killing_domains,
+            "killing": domain.in_flight.victim.name if domain.in_flight is not None else None,
+        }
+        if domain.window:
+            last = domain.window[-1]
+            some, full = stall_permyriad(domain.window, SECOND_US)
+            described.update(
+                total_kib=last.total_kib,
+                available_kib=last.available_kib,
+                swap_total_kib=last.swap_total_kib,
+                swap_free_kib=last.swap_free_kib,
+                some_permyriad=some,
+                full_permyriad=full,
+            )
+        return described
+
+    def _describe_app(self, app: App) -> dict[str, Plain]:
+        state = self.engine.state
+        words = [
+            domain.told[app.app] for domain in state.domains.values() if app.app in domain.told
+        ]
+        told = max(words, key=lambda word: word.notice, default=None)
+        return {
+            "app": app.app,
+            "pid": app.pid,
+            "name": app.name,
+            "class": app.app_class.word,
+            "unit": app.unit.value,
+            "cgroup": app.cgroup[:200],
+            "sheddable_kib": app.sheddable_kib,
+            "size_kib": self.kernel.size_kib(app.pid, app.start_ticks),
+            "trust": state.trust.get(app.app, 0),
+            "told": None if told is None else told.level.word,
+            "answer": None if told is None or told.answer is None else told.answer.value,
+        }
+
+    def _history(self, client: Client, request: wire.History) -> Answered:
+        if request.episode is None:
+            rows = self.journal.summaries()
+            return _part("episodes", rows, request.after, request.limit), None
+        records = self.journal.records(request.episode)
+        if records is None:
+            raise Refused("unknown_episode", f"no episode {request.episode} is kept")
+        found = [row for row in self.journal.summaries() if row["episode"] == request.episode]
+        result = _part("records", records, request.after, request.limit)
+        result["summary"] = found[0] if found else None
+        return result, None
+
+    def _explain(self, client: Client, request: wire.Explain) -> Answered:
+        process = self.kernel.process(request.pid)
+        if process is None:
+            raise Refused("unknown_process", f"no process has the pid {request.pid}")
+        state = self.engine.state
+        apps = [
+            app
+            for app in state.apps.values()
+            if (app.pid, app.start_ticks) == (process.pid, process.start_ticks)
+        ]
+        classed = classify(process, self.own_pid)
+        app_class = apps[0].app_class if apps else classed.app_class
+        never = never_kill_reason(process, self.own_pid)
+        killed_at = state.settings.classes[app_class].killed_at
+        system = state.domains.get(SYSTEM_DOMAIN)
+        total_kib = system.window[-1].total_kib if system is not None and system.window else 0
+        return {
+            "pid": process.pid,
+            "name": printable(process.comm),
+            "exe": process.exe[:1024],
+            "cgroup": process.cgroup[:1024],
+            "class": app_class.word,
+            "why_class": "registered" if apps else classed.why,
+            "never_killed": never,
+            "killed_at": None if killed_at is None or never else killed_at.word,
+            "size_kib": process.size_kib,
+            "least_kib": state.settings.min_victim_kib(total_kib),
+            "oom_score_adj": process.oom_score_adj,
+            "app": self._describe_app(apps[0]) if apps else None,
+        }, None
+
+    def _reload(self, client: Client, request: wire.Reload) -> Answered:
+        self._need_controller(client, "to reload the configuration")
+        problem = self.reload()
+        if problem is not None:
+            raise Refused("failed", problem)
+        return {"config_files": list(self.config.files)}, None
+
+
+Answered = tuple[Mapping[str, Plain], Callable[[], None] | None]
+"""The result of a request, and what is to happen once it has been sent."""
+
+_HANDLERS: dict[type, Callable[..., Answered]] = {
+    wire.Subscribe: Requests._subscribe,
+    wire.Unsubscribe: Requests._unsubscribe,
+    wire.Register: Requests._register,
+    wire.Update: Requests._update,
+    wire.Unregister: Requests._unregister,
+    wire.Ack: Requests._ack,
+    wire.Status: Requests._status,
+    wire.History: Requests._history,
+    wire.Explain: Requests._explain,
+    wire.Simulate: Requests._simulate,
+    wire.SetClass: Requests._set_class,
+    wire.Reload: Requests._reload,
+}
+
+
+def _part(key: str, rows: list[dict[str, Plain]], after: int, limit: int) -> dict[str, Plain]:
+    """Return as many rows as one frame holds, how many there are, and where to go on (nil: that was all)."""
+
+    part: list[Plain] = []
+    room = ROOM_BYTES
+    for row in rows[after : after + limit]:
+        room -= len(msgpack.packb(row))
+        if room < 0 and part:
+            break
+        part.append(row)
+    end = after + len(part)
+    return {key: part, "total": len(rows), "next": end if end < len(rows) else None}

@@ -1,0 +1,329 @@
+"""The socket: everybody who is connected, and how they are told.
+
+All clients hang on one epoll of our own, and one task waits for that; an idle client costs its socket and a few
+hundred bytes. To tell many is a plain loop of non-blocking sends (FACTS: within 1.5 of the same loop in C; a task
+each is ten times that). A turn takes a few requests of each client that has some, so that a flood delays nobody.
+
+What a request means is in `requests`; here it is only received.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import resource
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import trio
+from lmkd_proto import (
+    Bye,
+    Error,
+    Event,
+    Killed,
+    KillWarning,
+    Notice,
+    Pressure,
+    RemoteProtocolError,
+    encode,
+)
+
+from lmkd.model import Level
+from lmkd.policy.actions import Broadcast, Notify, ReportKilled, WarnKill
+from lmkd.service.client import RECEIVE_BYTES, SEND_BUFFER_BYTES, Client, notice_maker
+from lmkd.service.listening import read_credentials
+
+log = logging.getLogger("lmkd")
+
+KEPT_FDS = 128
+"""Descriptors that clients never get: for readings, kills and the history."""
+REQUESTS_A_TURN = 8
+ACCEPTS_A_TURN = 64
+EVENTS_A_TURN = 256
+REASON_MOST = 512
+KIB = 1024
+
+Handler = Callable[[Client, Event], None]
+
+
+class Server:
+    """Everybody who is connected."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        handle: Handler,
+        forget: Callable[[Client], None],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._listener = listener
+        self._handle = handle
+        self._forget = forget
+        self._now_us = now_us
+        self._epoll = select.epoll()
+        self._clients: dict[int, Client] = {}
+        self._subscribers: dict[str, dict[int, Client]] = {}
+        self._apps: dict[int, Client] = {}
+        self._behind: set[Client] = set()
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - KEPT_FDS
+        self._accepting = True
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    # --- telling ---------------------------------------------------------------------------------------
+
+    def broadcast(self, action: Broadcast) -> None:
+        """Tell every subscriber of a domain its level."""
+        self.broadcast_frame(
+            action.domain,
+            pressure_frame(action.domain, action.level, action.reason, action.available_kib),
+        )
+
+    def broadcast_frame(self, domain: str, frame: bytes) -> None:
+        """Tell every subscriber of a domain what is in this frame."""
+        self._tell_level(self._subscribers.get(domain, {}).values(), domain, frame)
+
+    def tell_level(self, client: Client, domain: str, frame: bytes) -> None:
+        """Tell one subscriber, if it still listens."""
+        if client.sock.fileno() in self._clients and domain in client.domains:
+            self._tell_level((client,), domain, frame)
+
+    def notify(self, action: Notify) -> None:
+        """Give an app its notice."""
+        client = self._apps.get(action.app)
+        if client is None:
+            return
+        notice = Notice(
+            action.notice,
+            action.domain,
+            action.level.word,
+            action.target_kib * KIB,
+            0,
+            action.reason[:REASON_MOST],
+            action.emergency,
+            action.simulated,
+        )
+        kind = f"notice {action.domain}"
+        client.push(kind, notice_maker(client, notice, action.deadline_us, self._now_us))
+        self._drop_broken((client,))
+
+    def warn(self, action: WarnKill) -> None:
+        """Tell an app that it is being ended."""
+        client = self._apps.get(action.app)
+        if client is not None:
+            message = KillWarning(action.reason[:REASON_MOST], action.time_to_exit_us // 1000)
+            client.push("warning", client.connection.send(message))
+            self._drop_broken((client,))
+
+    def report(self, action: ReportKilled) -> None:
+        """Tell every subscriber of a domain who died and why."""
+        victim = action.victim
+        frame = encode(
+            Killed(
+                action.domain,
+                victim.pid,
+                printable(victim.name),
+                victim.app_class.word,
+                action.reason[:REASON_MOST],
+                action.freed_kib * KIB,
+            )
+        )
+        subscribers = list(self._subscribers.get(action.domain, {}).values())
+        for client in subscribers:
+            client.push_killed(frame)
+        self._drop_broken(subscribers)
+
+    def say_bye(self, reason: str) -> None:
+        """Tell everybody that we leave, as far as their sockets take it, and close."""
+        frame = encode(Bye(reason[:REASON_MOST]))
+        for client in list(self._clients.values()):
+            if client.is_clear():
+                client.push("bye", frame)
+            client.close()
+        self._clients.clear()
+        self._epoll.close()
+        self._listener.close()
+
+    def _tell_level(self, clients: Iterable[Client], domain: str, frame: bytes) -> None:
+        kind = f"pressure {domain}"
+        broken: list[Client] = []
+        for client in list(clients):
+            client.push(kind, frame)
+            if client.broken:
+                broken.append(client)
+        self._drop_broken(broken)
+
+    # --- who listens to what -----------------------------------------------------------------------------
+
+    def subscribe(self, client: Client, domain: str) -> None:
+        """Have a client hear of a domain."""
+        self._subscribers.setdefault(domain, {})[client.sock.fileno()] = client
+        client.domains = (*client.domains, domain)
+
+    def unsubscribe(self, client: Client, domain: str) -> None:
+        """Have it hear no more of it."""
+        del self._subscribers[domain][client.sock.fileno()]
+        client.domains = tuple(kept for kept in client.domains if kept != domain)
+
+    def name_app(self, app: int, client: Client) -> None:
+        """Say which client speaks for an app."""
+        self._apps[app] = client
+        client.app = app
+
+    def unname_app(self, client: Client) -> None:
+        """Say that it speaks for none any more."""
+        if client.app is not None:
+            del self._apps[client.app]
+            client.app = None
+
+    def client_of(self, app: int) -> Client | None:
+        """Return who speaks for an app."""
+        return self._apps.get(app)
+
+    # --- listening ---------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Take connections and requests, for ever."""
+        while True:
+            if not self._behind:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            else:
+                await trio.lowlevel.checkpoint()
+            self._turn()
+
+    def _turn(self) -> None:
+        listener = self._listener.fileno()
+        for fd, events in self._epoll.poll(0, EVENTS_A_TURN):
+            if fd == listener:
+                self._accept()
+                continue
+            client = self._clients.get(fd)
+            if client is None:
+                continue
+            if events & select.EPOLLOUT:
+                client.flush()
+            gone = events & (select.EPOLLHUP | select.EPOLLERR)
+            if gone and client.out:
+                client.broken = True  # nobody will ever read the reply that waits
+            elif (events & select.EPOLLIN or gone) and not client.backlog:
+                self._receive(client)
+            if client.backlog and not client.out:
+                self._behind.add(client)
+            if client.broken:
+                self._drop(client)
+        for client in list(self._behind):
+            self._work_off(client)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.warning("no connection can be taken: %s", error.strerror)
+                    self._pause_accepting()
+                return
+            self._admit(sock)
+            if len(self._clients) >= self._most:
+                log.warning("%d clients: no more are taken until one leaves", len(self._clients))
+                self._pause_accepting()
+                return
+
+    def _admit(self, sock: socket.socket) -> None:
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            client = Client(sock, read_credentials(sock), self._epoll)
+        except OSError:
+            sock.close()  # gone before it was greeted
+            return
+        self._clients[sock.fileno()] = client
+
+    def _pause_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._epoll.unregister(self._listener.fileno())
+
+    def _receive(self, client: Client) -> None:
+        try:
+            chunk = client.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            client.broken = True
+            return
+        try:
+            found = client.connection.receive(chunk)
+        except RemoteProtocolError as error:
+            self._refuse_stream(client, error)
+            return
+        if found:
+            client.backlog = deque(found)
+            self._work_off(client)
+
+    def _refuse_stream(self, client: Client, error: RemoteProtocolError) -> None:
+        """Say why a stream cannot go on, and end it."""
+        client.reply(client.connection.send(Error(error.request_id, error.code, error.message)))
+        client.broken = True
+
+    def _work_off(self, client: Client) -> None:
+        """Take some of the requests that a client has sent; the rest waits for the next turn."""
+        for _ in range(REQUESTS_A_TURN):
+            if not client.backlog or client.out or client.broken:
+                break
+            self._handle(client, client.backlog.popleft())
+        if not client.backlog:
+            client.backlog = None
+            fault = client.connection.fault
+            if fault is not None and not client.broken:
+                self._refuse_stream(client, fault)
+        if client.broken:
+            self._drop(client)
+        elif client.backlog and not client.out:
+            self._behind.add(client)
+        else:
+            self._behind.discard(client)
+        if not client.broken:
+            client.watch()
+
+    # --- leaving -----------------------------------------------------------------------------------------
+
+    def _drop_broken(self, clients: Iterable[Client]) -> None:
+        for client in list(clients):
+            if client.broken:
+                self._drop(client)
+
+    def _drop(self, client: Client) -> None:
+        fd = client.sock.fileno()
+        if self._clients.pop(fd, None) is None:
+            return
+        for domain in client.domains:
+            self._subscribers[domain].pop(fd, None)
+        self._behind.discard(client)
+        client.close()
+        self._forget(client)
+        if not self._accepting and len(self._clients) < self._most:
+            self._accepting = True
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+
+
+def pressure_frame(
+    domain: str, level: Level, reason: str, available_kib: int, *, simulated: bool = False
+) -> bytes:
+    """Encode a level once, for however many listen."""
+    return encode(
+        Pressure(domain, level.word, reason[:REASON_MOST], max(available_kib, 0) * KIB, simulated)
+    )
+
+
+def printable(name: str) -> str:
+    """Return a process's name as the wire takes it: no control characters, at most 64."""
+    return "".join(sign if sign.isprintable() else "?" for sign in name)[:64]
