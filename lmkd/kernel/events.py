@@ -6,8 +6,9 @@ ever. We put the files of one domain into an epoll of its own, subscribed to EPO
 let trio wait for that epoll.
 
 The wake-up is the message. Which file it came from is not told, and it may be spurious: who waits
-reads and judges. When the cgroup goes, its files are let go after one last wake-up, or they would
-signal for ever.
+reads and judges. When the cgroup goes its PSI triggers signal, and would for ever, so all files
+are let go after that one wake-up; events files alone say nothing of it (Linux 6.18), but they
+tell of the last process that leaves.
 
 One small gap is known: an event between the look and the moment trio arms, a few microseconds, is
 lost until the trigger's next window. The clock that runs beside the triggers covers it.
@@ -70,7 +71,10 @@ def open_event_file(path: str) -> EventFile | None:
 
 
 class EventWatch:
-    """Some sources, waited for together. Owns them: they are closed with it, or when they vanish."""
+    """The sources of one domain, waited for together.
+
+    Owns them: they are closed with it, or all together when the first is found to be gone.
+    """
 
     def __init__(self, sources: Iterable[Source]) -> None:
         self._epoll = select.epoll()
@@ -97,13 +101,18 @@ class EventWatch:
         self._settle(self._epoll.poll(0))
 
     def _settle(self, ready: list[tuple[int, int]]) -> bool:
-        for fd, events in ready:
-            source = self._sources[fd]
-            if not source.settle(events):
-                self._epoll.unregister(fd)
-                del self._sources[fd]
-                source.close()
+        is_gone = False
+        for fd, events in ready:  # each of them, or one that is not settled signals for ever
+            is_gone |= not self._sources[fd].settle(events)
+        if is_gone:
+            self._let_go()
         return bool(ready)
+
+    def _let_go(self) -> None:
+        for fd, source in self._sources.items():
+            self._epoll.unregister(fd)
+            source.close()
+        self._sources.clear()
 
     def close(self) -> None:
         """Close the sources; who waits gets trio.ClosedResourceError."""
@@ -111,7 +120,5 @@ class EventWatch:
             return
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._epoll.fileno())
+        self._let_go()
         self._epoll.close()
-        for source in self._sources.values():
-            source.close()
-        self._sources.clear()

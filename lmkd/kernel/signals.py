@@ -43,8 +43,12 @@ class PidfdVictim:
         self._pidfd = pidfd
 
     def send(self, what: Signal) -> bool:
-        """Send the signal; False when the process is gone, zombies included. Raises
-        PermissionError."""
+        """Send the signal; False when the process has exited, reaped or not.
+
+        Raises PermissionError.
+        """
+        if self._has_exited():  # the kernel takes signals for a zombie, as if they did anything
+            return False
         try:
             signal.pidfd_send_signal(self._pidfd, _SIGNUMS[what])
         except ProcessLookupError:
@@ -61,8 +65,7 @@ class PidfdVictim:
         await trio.lowlevel.wait_readable(self._pidfd)
 
     def release_memory(self) -> bool:
-        """Take the memory of a killed process back ahead of its exit; whether that was done.
-        Blocks."""
+        """Take a killed process's memory back ahead of its exit; whether that was done. Blocks."""
         result: int = _syscall(_SYS_PROCESS_MRELEASE, self._pidfd, 0)
         return result == 0
 

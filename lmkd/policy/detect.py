@@ -265,13 +265,14 @@ def _is_harmed(recent: Window, settings: Settings) -> bool:
 def need_kib(window: Window, settings: Settings) -> int:
     """Return what must be freed for the floor to be left, at least a fiftieth of the domain.
 
-    What is about to be used in the next second is added: memory that is given back and gone again at once has
-    helped nobody. A stall with memory to spare still needs something freed; 2% is what the kernel's own
-    watermarks move by (watermark_scale_factor and the reserves, together).
+    What will be used within a rest period at the present slope is part of it: nobody is asked again sooner, so
+    what is given back has to last that long. A stall with memory to spare still needs something freed; 2% is
+    what the kernel's own watermarks move by (watermark_scale_factor and the reserves, together).
     """
     last = window[-1]
     short_kib = settings.floor[Level.LOW].leave.of(last.total_kib) - last.available_kib
-    return max(short_kib + fall_kib_s(window), last.total_kib // 50)
+    soon_kib = fall_kib_s(window) * settings.rest_us // SECOND_US
+    return max(short_kib + soon_kib, last.total_kib // 50)
 
 
 def judge(

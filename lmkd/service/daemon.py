@@ -20,6 +20,7 @@ import trio
 import lmkd
 from lmkd.config import Config, ConfigError
 from lmkd.kernel.interface import Kernel
+from lmkd.kernel.locked import lock_memory
 from lmkd.policy import actions, events, heart
 from lmkd.policy.settings import Settings
 from lmkd.service.engine import Engine
@@ -90,6 +91,9 @@ class Daemon:
                 self.kernel.set_oom_score_adj(me.pid, me.start_ticks, OWN_OOM_SCORE_ADJ)
             except PermissionError:
                 log.warning("no CAP_SYS_RESOURCE: this daemon's own oom_score_adj stays as it is")
+        problem = lock_memory()
+        if problem is not None:
+            log.warning("memory is not locked (%s): under pressure this daemon may have to wait", problem)
         gc.collect()
         gc.freeze()  # a full collection then takes 0.08 ms instead of 4.6 (FACTS)
 

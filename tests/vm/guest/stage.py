@@ -1,0 +1,150 @@
+"""The stage of a scenario: the real daemon, programs, and one timeline of all that happened.
+
+Runs inside the guest. Times are milliseconds of CLOCK_MONOTONIC, the same clock for all. The outcome goes to /out as
+JSON, and the test on the host judges it.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SOCKET = "/run/lmkd/socket"
+OUT = Path("/out")
+Event = dict[str, Any]
+
+
+def now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class Program:
+    """One program on the stage."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.log = log
+        self.pidfd = os.pidfd_open(process.pid)
+        self.ended_ms: int | None = None
+
+    def events(self) -> list[Event]:
+        lines = self.log.read_bytes().splitlines(keepends=True)
+        return [{"who": self.name, **json.loads(line)} for line in lines if line.endswith(b"}\n")]
+
+    def has(self, what: str, **more: Any) -> bool:
+        return any(
+            event["what"] == what and all(event.get(key) == value for key, value in more.items())
+            for event in self.events()
+        )
+
+
+class Stage:
+    """Everything that runs in one scenario."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.directory = Path("/tmp/stage")
+        self.directory.mkdir()
+        self.programs: list[Program] = []
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.notes: list[Event] = []
+        self.oom_kills = self._oom_kills()
+        self.majflt = 0
+
+    def start_daemon(self, config: str = "") -> None:
+        """Start lmkd and wait until it listens."""
+        path = self.directory / "lmkd.toml"
+        path.write_text(config)
+        log = (self.directory / "daemon.log").open("ab")
+        began = now_ms()
+        self.daemon = subprocess.Popen(
+            [sys.executable, "-m", "lmkd", "--config", str(path), "--state-dir", "/tmp/state"],
+            stderr=log,
+            env={**os.environ, "LMKD_SOCKET": SOCKET},
+        )
+        self.wait(lambda: b"ready" in (self.directory / "daemon.log").read_bytes(), 60, "the daemon")
+        self.note("daemon", started_in_ms=now_ms() - began)
+        self.majflt = self._daemon_majflt()
+
+    def start(self, name: str, *options: str, wait: bool = True) -> Program:
+        """Start a member; wait until it holds what it should and, if it registers, is registered."""
+        log = self.directory / f"{name}.log"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.vm.guest.member", name, "--socket", SOCKET, *options],
+            stdout=log.open("wb"),
+            stderr=sys.stderr,
+        )
+        program = Program(name, process, log)
+        self.programs.append(program)
+        if wait:
+            what = "registered" if "--register" in options else "started"
+            self.wait(lambda: program.has(what), 60, f"{name} to be {what}")
+        return program
+
+    def wait(self, true: Callable[[], bool], timeout_s: float, what: str) -> bool:
+        """Wait for something, noting who ends meanwhile; say so when it did not come to be."""
+        deadline = time.monotonic() + timeout_s
+        while not true():
+            if time.monotonic() > deadline:
+                self.note("timeout", waited_for=what)
+                return False
+            alive = [program for program in self.programs if program.ended_ms is None]
+            for fd in select.select([program.pidfd for program in alive], [], [], 0.02)[0]:
+                program = next(one for one in alive if one.pidfd == fd)
+                program.ended_ms = now_ms()
+                self.note("ended", who=program.name, code=program.process.wait())
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, noting who ends."""
+        end = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() >= end, seconds + 1, "time")
+
+    def note(self, what: str, who: str = "stage", **more: Any) -> None:
+        self.notes.append({"t": now_ms(), "who": who, "what": what, **more})
+
+    def finish(self) -> None:
+        """Write the outcome, end everything, and say where it is."""
+        events = [*self.notes]
+        for program in self.programs:
+            events.extend(program.events())
+        events.sort(key=lambda event: event["t"])
+        alive = [program.name for program in self.programs if program.ended_ms is None]
+        for program in self.programs:
+            if program.ended_ms is None:
+                program.process.kill()
+                program.process.wait()
+        daemon_alive = self.daemon is not None and self.daemon.poll() is None
+        majflt = 0
+        if self.daemon is not None and daemon_alive:
+            majflt = self._daemon_majflt() - self.majflt
+            self.daemon.send_signal(signal.SIGTERM)
+            self.daemon.wait(20)
+        history = Path("/tmp/state/history.jsonl")
+        outcome = {
+            "events": events,
+            "alive": alive,
+            "oom_kills": self._oom_kills() - self.oom_kills,
+            "daemon_alive": daemon_alive,
+            "daemon_majflt": majflt,
+            "daemon_log": (self.directory / "daemon.log").read_text(),
+            "history": [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else [],
+        }
+        (OUT / f"{self.name}.json").write_text(json.dumps(outcome))
+
+    def _daemon_majflt(self) -> int:
+        assert self.daemon is not None
+        return int(Path(f"/proc/{self.daemon.pid}/stat").read_text().rpartition(") ")[2].split()[9])
+
+    def _oom_kills(self) -> int:
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+        return 0
