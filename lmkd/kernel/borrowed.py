@@ -72,8 +72,12 @@ class BorrowedKernel:
     def scan(self, domain: str, min_size_kib: int) -> list[Process]:
         if domain != SYSTEM_DOMAIN:
             return []
-        found = (self.process(pid) for pid, _ in self._pids())
-        return [p for p in found if p is not None and p.size_kib >= min_size_kib]
+        listed = []
+        for pid, start_ticks in self._pids():
+            found = self._real.process(pid)
+            if found is not None and found.start_ticks == start_ticks:
+                listed.append(found)
+        return [p for p in listed if p.size_kib >= min_size_kib]
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         return self._real.size_kib(pid, start_ticks) if self._has(pid, start_ticks) else None
@@ -120,15 +124,15 @@ class BorrowedDomain:
 
     def read(self, now_us: int) -> Reading | None:
         """Measure the lent processes now."""
-        available_kib = self._look()
+        held_kib = self._look()
         return Reading(
             domain=SYSTEM_DOMAIN,
             at_us=now_us,
             total_kib=self._total_kib,
-            available_kib=available_kib,
+            available_kib=self._total_kib - held_kib,
             some_total_us=self._some_total_us,
             full_total_us=self._full_total_us,
-            anon_kib=min(self._held_kib(), self._total_kib),
+            anon_kib=held_kib,
             scanned_pages=self._some_total_us // 1000,
         )
 
@@ -136,14 +140,15 @@ class BorrowedDomain:
         now_us = self._now_us()
         passed_us = max(0, now_us - self._looked_at_us)
         self._looked_at_us = now_us
-        available_kib = max(0, self._total_kib - self._held_kib())
+        held_kib = min(self._held_kib(), self._total_kib)
+        available_kib = self._total_kib - held_kib
         some_permyriad = some_share_permyriad(available_kib, self._total_kib)
         full_permyriad = full_share_permyriad(available_kib, self._total_kib)
         self._some_total_us += passed_us * some_permyriad // 10_000
         self._full_total_us += passed_us * full_permyriad // 10_000
         for window in self._windows:
             self._due |= window.fires(now_us, self._some_total_us, self._full_total_us)
-        return available_kib
+        return held_kib
 
     async def wait_event(self) -> None:
         """Return when a pretended trigger fired. Looks 50 times a second: it has no kernel to

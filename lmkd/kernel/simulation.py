@@ -289,7 +289,7 @@ class SimulatedMachine:
         if short_kib > 0:
             self._swap_out(group.path, short_kib)
             if group.path == "/":
-                self.scanned_pages += short_kib // 4
+                self.scanned_pages += short_kib // 40
         high_kib = group.high_kib
         if high_kib is not None and self.anon_kib(group.path) > high_kib:
             for above in self._up_from(group.path):

@@ -26,6 +26,13 @@ def now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def available_mib() -> int:
+    with open("/proc/meminfo") as meminfo:
+        return next(
+            int(line.split()[1]) // 1024 for line in meminfo if line.startswith("MemAvailable")
+        )
+
+
 def say(what: str, **more: Any) -> None:
     sys.stdout.write(json.dumps({"t": now_ms(), "what": what, **more}) + "\n")
     sys.stdout.flush()
@@ -57,7 +64,11 @@ class Member:
         if self.options.register:
             sheddable = (self.options.sheddable or self.options.hold) * MIB
             sock.sendall(
-                send(Register(2, self.options.name, self.options.register, sheddable, self.options.unit))
+                send(
+                    Register(
+                        2, self.options.name, self.options.register, sheddable, self.options.unit
+                    )
+                )
             )
         return True
 
@@ -113,9 +124,15 @@ class Member:
         """Take what the rate asks for since the last time, and touch a little of what is held."""
         now = time.monotonic()
         due = int((now - self.grown_at) * self.options.grow)
-        if due:
+        due = min(due, self.options.most - len(self.held))
+        if self.options.until_available and available_mib() - due < self.options.until_available:
+            due = 0
+            self.grown_at = now
+        if due > 0:
             self.grown_at += due / self.options.grow
             self.held.extend(bytearray(self.base) for _ in range(due))
+            if len(self.held) >= self.options.most:
+                say("full", held=len(self.held))
         for block in self.held[:: max(len(self.held) // 8, 1)]:
             block[0] = 1
 
@@ -158,6 +175,12 @@ def main() -> None:
     parser.add_argument("--sheddable", type=int, metavar="MIB")
     parser.add_argument("--shed", action="store_true")
     parser.add_argument("--grow", type=int, default=0, metavar="MIB_A_SECOND")
+    parser.add_argument(
+        "--most", type=int, default=10_000, metavar="MIB", help="where growing ends"
+    )
+    parser.add_argument(
+        "--until-available", type=int, metavar="MIB", help="grow while more is available"
+    )
     parser.add_argument("--grow-after", type=float, default=0, metavar="SECONDS")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--ignore-term", action="store_true")

@@ -69,7 +69,9 @@ class Stage:
             stderr=log,
             env={**os.environ, "LMKD_SOCKET": SOCKET},
         )
-        self.wait(lambda: b"ready" in (self.directory / "daemon.log").read_bytes(), 60, "the daemon")
+        self.wait(
+            lambda: b"ready" in (self.directory / "daemon.log").read_bytes(), 60, "the daemon"
+        )
         self.note("daemon", started_in_ms=now_ms() - began)
         self.majflt = self._daemon_majflt()
 
@@ -135,7 +137,9 @@ class Stage:
             "daemon_alive": daemon_alive,
             "daemon_majflt": majflt,
             "daemon_log": (self.directory / "daemon.log").read_text(),
-            "history": [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else [],
+            "history": [json.loads(line) for line in history.read_text().splitlines()]
+            if history.exists()
+            else [],
         }
         (OUT / f"{self.name}.json").write_text(json.dumps(outcome))
 

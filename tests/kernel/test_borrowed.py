@@ -1,0 +1,128 @@
+"""Simulated memory over real processes: real kills, pretended shortage, and nobody else's
+process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import trio
+
+from lmkd.kernel.borrowed import BorrowedKernel
+from lmkd.kernel.machine import Machine
+from lmkd.model import SYSTEM_DOMAIN, Signal
+
+pytestmark = pytest.mark.real_kernel
+
+PROGRAM = "blob = bytearray(b'x') * (24 << 20); print(flush=True); input()"
+Lent = set[tuple[int, int]]
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+@pytest.fixture
+def spawn(machine: Machine) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Return a function that starts a process of 24 MiB and returns its identity."""
+    children = []
+
+    def start() -> tuple[int, int]:
+        command = [sys.executable, "-S", "-E", "-c", PROGRAM]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        children.append(child)
+        assert child.stdout is not None
+        child.stdout.readline()
+        process = machine.process(child.pid)
+        assert process is not None
+        return child.pid, process.start_ticks
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+async def test_what_lent_processes_really_hold_is_taken_of_the_pretended_total(
+    machine: Machine, spawn: Callable[[], tuple[int, int]]
+) -> None:
+    lent: Lent = set()
+    kernel = BorrowedKernel(machine, 128 * 1024, lambda: lent)
+    domain = kernel.open_domain(SYSTEM_DOMAIN)
+    assert domain is not None
+    empty = domain.read(1)
+    assert empty is not None
+    assert (empty.total_kib, empty.available_kib) == (128 * 1024, 128 * 1024)
+    lent.add(spawn())
+    held = domain.read(2)
+    assert held is not None
+    assert held.available_kib == 128 * 1024 - held.anon_kib
+    assert held.anon_kib >= 24 * 1024
+    domain.close()
+
+
+async def test_shortage_stalls_and_wakes_and_a_real_kill_ends_it(
+    machine: Machine, spawn: Callable[[], tuple[int, int]]
+) -> None:
+    lent: Lent = {spawn()}
+    kernel = BorrowedKernel(machine, 20 * 1024, lambda: lent)
+    domain = kernel.open_domain(SYSTEM_DOMAIN)
+    assert domain is not None
+    with trio.fail_after(3):
+        await domain.wait_event()
+    short = domain.read(1)
+    assert short is not None
+    assert short.available_kib == 0
+    assert short.some_total_us is not None
+    assert short.some_total_us >= 70_000
+    (process,) = kernel.scan(SYSTEM_DOMAIN, 24 * 1024)
+    victim = kernel.open_victim(process.pid, process.start_ticks)
+    assert victim is not None
+    assert victim.send(Signal.KILL)
+    with trio.fail_after(5):
+        await victim.wait_exit()
+    victim.close()
+    freed = domain.read(2)
+    assert freed is not None
+    assert freed.available_kib == 20 * 1024
+    domain.close()
+
+
+async def test_a_process_that_was_not_lent_may_be_looked_at_and_no_more(
+    machine: Machine, spawn: Callable[[], tuple[int, int]]
+) -> None:
+    lent = spawn()
+    pid, start_ticks = spawn()
+    kernel = BorrowedKernel(machine, 128 * 1024, lambda: {lent})
+    assert [p.pid for p in kernel.scan(SYSTEM_DOMAIN, 0)] == [lent[0]]
+    assert kernel.process(pid) is not None  # a program is looked at before it is lent
+    assert kernel.size_kib(pid, start_ticks) is None
+    assert kernel.open_victim(pid, start_ticks) is None
+    assert kernel.set_oom_score_adj(pid, start_ticks, 1000) is False
+    real = machine.process(pid)
+    assert real is not None
+    assert real.oom_score_adj != 1000
+
+
+async def test_a_lent_pid_that_was_recycled_is_not_listed(
+    machine: Machine, spawn: Callable[[], tuple[int, int]]
+) -> None:
+    pid, start_ticks = spawn()
+    kernel = BorrowedKernel(machine, 128 * 1024, lambda: {(pid, start_ticks - 1)})
+    assert kernel.scan(SYSTEM_DOMAIN, 0) == []
+    assert kernel.held_kib() == 0
+    assert kernel.open_victim(pid, start_ticks) is None
+
+
+async def test_cgroups_are_left_alone(machine: Machine) -> None:
+    own = machine.process(os.getpid())
+    assert own is not None
+    kernel = BorrowedKernel(machine, 128 * 1024, lambda: {(own.pid, own.start_ticks)})
+    assert kernel.kill_cgroup(own.cgroup) is False
+    assert kernel.cgroup_pids(own.cgroup) == []
+    assert kernel.open_domain("/any") is None
+    assert kernel.features().memory_controller is False

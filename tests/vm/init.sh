@@ -1,0 +1,47 @@
+#!/bin/busybox sh
+# PID 1 of the guest while it runs from the initramfs: loads the modules, lays a tmpfs over the host's
+# root, makes swap, and hands over to agent.sh. VM_SWAP_MIB comes from the kernel command line.
+set -e
+/bin/busybox --install -s /bin
+export PATH=/bin
+
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+while read -r module; do insmod "/modules/$module"; done </modules/order
+
+# cache=loose: the guest believes nobody changes the host's files under it, and keeps
+# names and pages cached. Changes the host makes after boot may therefore never be seen in the guest.
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=loose,msize=262144,ro root /lower
+mount -t tmpfs -o mode=755 tmpfs /upper
+mkdir /upper/files /upper/work
+mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /root
+
+cd /root
+for filesystem in proc sys dev; do mount --move "/$filesystem" $filesystem; done
+mkdir -p dev/shm dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+mount -t devpts -o mode=620,ptmxmode=666 devpts dev/pts
+ln -sf /proc/self/fd dev/fd
+ln -sf /proc/self/fd/0 dev/stdin
+ln -sf /proc/self/fd/1 dev/stdout
+ln -sf /proc/self/fd/2 dev/stderr
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+echo +memory >sys/fs/cgroup/cgroup.subtree_control
+
+mkdir -p .vm/commands out
+cp /bin/busybox /agent.sh .vm/
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=65536 commands .vm/commands
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none,msize=65536 out out
+
+hostname guest
+ip link set lo up
+if [ "$VM_SWAP_MIB" != 0 ]; then
+    echo "${VM_SWAP_MIB}M" >sys/block/zram0/disksize
+    mkswap dev/zram0 >/dev/null
+    swapon dev/zram0
+fi
+
+exec switch_root /root /.vm/busybox sh /.vm/agent.sh
