@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from lmkd_proto import ClientConnection, Hello, Pressure, Simulate, Subscribe
+
 from tests.vm.guest.stage import SOCKET, Stage, now_ms
 
 READERS = 450

@@ -16,7 +16,20 @@ import sys
 import time
 from typing import Any
 
-from lmkd_proto import Ack, ClientConnection, Hello, KillWarning, Notice, Register, Subscribe
+from lmkd_proto import (
+    Ack,
+    Bye,
+    ClientConnection,
+    Error,
+    Hello,
+    Killed,
+    KillWarning,
+    Notice,
+    Ok,
+    Pressure,
+    Register,
+    Subscribe,
+)
 
 MIB = 1 << 20
 PAGE = 4096
@@ -98,13 +111,13 @@ class Member:
                 self.answer(event)
             elif isinstance(event, KillWarning):
                 say("kill_warning", time_to_exit_ms=event.time_to_exit_ms)
-            elif event.type == "pressure":
+            elif isinstance(event, Pressure):
                 say("pressure", domain=event.domain, level=event.level, reason=event.reason)
-            elif event.type == "killed":
+            elif isinstance(event, Killed):
                 say("killed", name=event.name, pid=event.pid, app_class=event.app_class)
-            elif event.type in ("error", "bye"):
-                say(event.type, text=getattr(event, "message", ""))
-            elif event.type == "ok" and event.id == 2:
+            elif isinstance(event, Error | Bye):
+                say(event.type, text=str(event))
+            elif isinstance(event, Ok) and event.id == 2:
                 say("registered", **event.result)
 
     def answer(self, notice: Notice) -> None:

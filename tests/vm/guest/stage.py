@@ -62,16 +62,16 @@ class Stage:
         """Start lmkd and wait until it listens."""
         path = self.directory / "lmkd.toml"
         path.write_text(config)
-        log = (self.directory / "daemon.log").open("ab")
+        log = self.directory / "daemon.log"
+        log.touch()
+        before = log.read_bytes().count(b" ready")
         began = now_ms()
         self.daemon = subprocess.Popen(
             [sys.executable, "-m", "lmkd", "--config", str(path), "--state-dir", "/tmp/state"],
-            stderr=log,
+            stderr=log.open("ab"),
             env={**os.environ, "LMKD_SOCKET": SOCKET},
         )
-        self.wait(
-            lambda: b"ready" in (self.directory / "daemon.log").read_bytes(), 60, "the daemon"
-        )
+        self.wait(lambda: log.read_bytes().count(b" ready") > before, 60, "the daemon")
         self.note("daemon", started_in_ms=now_ms() - began)
         self.majflt = self._daemon_majflt()
 
