@@ -6,7 +6,7 @@ import os
 
 from lmkd.config import Config
 from lmkd.kernel.machine import Machine
-from lmkd.model import SYSTEM_DOMAIN, AppClass, Level
+from lmkd.model import SYSTEM_DOMAIN, AppClass, Level, Reading
 from lmkd.policy import heart
 from lmkd.policy.detect import mib, percent
 from lmkd.policy.events import DomainOpened, ReadingTaken
@@ -34,8 +34,7 @@ def print_check(config: Config) -> None:
 
 
 def _print_domain(config: Config, machine: Machine, name: str) -> None:
-    domain = machine.open_domain(name)
-    reading = domain.read(machine.now_us()) if domain is not None else None
+    reading = _read(machine, name)
     kills = "may kill" if name in config.settings.killing_domains else "only tells"
     if reading is None:
         print(f"\ndomain {name} ({kills}): not there now; it is looked for once a second")
@@ -56,7 +55,15 @@ def _print_domain(config: Config, machine: Machine, name: str) -> None:
     print(
         f"  a kill must free {mib(least_kib)} at least, and needs harm or exhaustion beside the level"
     )
-    if domain is not None:
+
+
+def _read(machine: Machine, name: str) -> Reading | None:
+    domain = machine.open_domain(name)
+    if domain is None:
+        return None
+    try:
+        return domain.read(machine.now_us())
+    finally:
         domain.close()
 
 
@@ -82,11 +89,9 @@ def _print_classes(config: Config) -> None:
 
 def _print_candidates(config: Config, machine: Machine) -> None:
     """Print who would go first if the system were at critical now; programs that register change that."""
-    domain = machine.open_domain(SYSTEM_DOMAIN)
-    reading = domain.read(machine.now_us()) if domain is not None else None
-    if domain is None or reading is None:
+    reading = _read(machine, SYSTEM_DOMAIN)
+    if reading is None:
         return
-    domain.close()
     state = heart.start(config.settings, os.getpid())
     for event in (DomainOpened(SYSTEM_DOMAIN), ReadingTaken(reading)):
         state, _ = heart.step(state, event, reading.at_us)

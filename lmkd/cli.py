@@ -135,7 +135,7 @@ def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> 
 
 def _size_kib(text: str) -> int:
     match = re.fullmatch(r"(\d{1,6})(MiB|GiB)", text)
-    if match is None:
+    if match is None or int(match[1]) == 0:
         raise ArgumentTypeError(f"expected a size such as 128MiB, got {text!r}")
     return int(match[1]) << (10 if match[2] == "MiB" else 20)
 
@@ -144,6 +144,6 @@ def _set_up_logging(*, quiet: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("lmkd: %(message)s"))
     log = logging.getLogger("lmkd")
-    log.addHandler(handler)
+    log.handlers = [handler]
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +24,8 @@ Key = tuple[str, ...]
 SYSTEM_CONFIG = Path("/etc/lmkd/lmkd.toml")
 SYSTEM_CONFIG_DIR = Path("/etc/lmkd/lmkd.d")
 RISING = (Level.LOW, Level.MEDIUM, Level.CRITICAL)
-NEVER_SHARE = 10_001
-"""A share that no reading reaches, for a step that is not set."""
+DESCRIBED_MOST = 80
+"""Characters of a wrong value that are repeated in a mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,19 @@ def load_config(files: Iterable[Path]) -> Config:
 class _Layer:
     file: str
     table: Table
-    lines: Mapping[Key, int]
+    text: str
+
+    def line(self, key: Key) -> int | None:
+        """Return the line of a key; inside an inline table or array, that of the key which holds it."""
+        lines = _find_lines(self.text)
+        while key and key not in lines:
+            key = key[:-1]
+        return lines.get(key)
 
 
 def _shipped() -> bytes:
-    return resources.files("lmkd").joinpath("defaults.toml").read_bytes()
+    # Not importlib.resources: with zipfile, bz2, lzma and tempfile it would cost the daemon 1 MiB for good.
+    return Path(__file__).with_name("defaults.toml").read_bytes()
 
 
 def _parse(file: str, content: bytes) -> _Layer:
@@ -121,13 +129,18 @@ def _parse(file: str, content: bytes) -> _Layer:
         line_number = int(said[2]) if said else text.count("\n") + 1
         message = said[1] if said else str(error).removesuffix(" (at end of document)")
         raise ConfigError([Mistake(file, line_number, "", f"not TOML: {message}")]) from None
-    return _Layer(file, table, _find_lines(text))
+    except RecursionError:
+        raise ConfigError([Mistake(file, None, "", "not TOML: nested too deep")]) from None
+    except ValueError as error:
+        # int() of Python 3.11 refuses more than 4,300 digits; tomllib lets that through.
+        raise ConfigError([Mistake(file, None, "", f"not TOML: {error}")]) from None
+    return _Layer(file, table, text)
 
 
-_HEADER = re.compile(r"\s*\[(\[)?\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
-_ASSIGNMENT = re.compile(
-    r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
-)
+_HEADER = r"\s*\[(\[)?\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$"
+_NAME = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+_ASSIGNMENT = rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*="
+"""Compiled when there is a mistake to place, and not before: it takes 1.5 MiB, which Python does not give back."""
 
 
 def _find_lines(text: str) -> dict[Key, int]:
@@ -138,8 +151,9 @@ def _find_lines(text: str) -> dict[Key, int]:
     lines: dict[Key, int] = {}
     counts: dict[Key, int] = {}
     prefix: Key = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
+    # Not splitlines(): it breaks at U+2028 and its like too, which TOML and editors do not.
+    for number, line in enumerate(text.split("\n"), 1):
+        if header := re.match(_HEADER, line):
             prefix = _split_key(header[2])
             if header[1]:
                 index = counts.get(prefix, 0)
@@ -147,7 +161,7 @@ def _find_lines(text: str) -> dict[Key, int]:
                 prefix = (*prefix, str(index))
             for length in range(1, len(prefix) + 1):
                 lines.setdefault(prefix[:length], number)
-        elif assignment := _ASSIGNMENT.match(line):
+        elif assignment := re.match(_ASSIGNMENT, line):
             key = (*prefix, *_split_key(assignment[1]))
             for length in range(len(prefix) + 1, len(key) + 1):
                 lines.setdefault(key[:length], number)
@@ -182,6 +196,13 @@ def _duration(value: object) -> int:
         if duration_us <= 3_600_000_000:
             return duration_us
     raise _BadValue('a duration up to 60min, such as "500ms" or "3s"')
+
+
+def _interval(value: object) -> int:
+    with suppress(_BadValue):
+        if interval_us := _duration(value):
+            return interval_us
+    raise _BadValue('a duration from 1ms to 60min, such as "100ms"')
 
 
 _SIZE_KIB = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20, "TiB": 1 << 30}
@@ -272,9 +293,9 @@ SCHEMA: dict[str, Any] = {
         "exit_in_emergency": _duration,
         "settle": _duration,
         "unkillable": _duration,
-        "read_idle": _duration,
-        "read_pressed": _duration,
-        "read_in_emergency": _duration,
+        "read_idle": _interval,
+        "read_pressed": _interval,
+        "read_in_emergency": _interval,
     },
     "victims": {"least": _size, "share": _share, "most": _size},
     "system": {"kill": _boolean},
@@ -323,7 +344,7 @@ class _Reader:
                 self._mistake(layer, (*key, str(index)), 'needs cgroup = "/path"')
 
     def _mistake(self, layer: _Layer, key: Key, expected: str) -> None:
-        self.mistakes.append(Mistake(layer.file, layer.lines.get(key), ".".join(key), expected))
+        self.mistakes.append(Mistake(layer.file, layer.line(key), ".".join(key), expected))
 
     def value(self, *key: str) -> Any:
         """Return the checked value of a key that the defaults have."""
@@ -395,7 +416,13 @@ def _describe(value: object) -> str:
         return "an array"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(value)
+    try:
+        said = repr(value)
+    except (
+        ValueError
+    ):  # a hexadecimal number of more digits than Python is willing to write in decimal
+        return "a number without end"
+    return said if len(said) <= DESCRIBED_MOST else said[: DESCRIBED_MOST - 3] + "..."
 
 
 # --- the whole ----------------------------------------------------------------------------------------------
@@ -481,6 +508,9 @@ def _check_orders(reader: _Reader) -> None:
     )
     _check_order(
         reader, "floor", "a higher level has less memory left", ["emergency", *falling], "enter"
+    )
+    _check_order(
+        reader, "floor", "a higher level has less memory left", ["emergency", *falling], "most"
     )
     for level in rising:
         keys = [("floor", level, "enter"), ("floor", level, "leave")]

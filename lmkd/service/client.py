@@ -7,12 +7,13 @@ never dropped: instead no more requests are taken while one waits to be sent.
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from collections import deque
 from collections.abc import Callable
 
-from lmkd_proto import Event, Notice, ServerConnection
+from lmkd_proto import Event, Notice, ServerConnection, encode
 
 SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 SEND_BUFFER_BYTES = 4096
@@ -52,6 +53,8 @@ class Client:
         self.sock = sock
         self.pid, self.uid = credentials
         self.connection = ServerConnection()
+        """For receiving alone. What is sent is encoded without it: it has taken in all requests of a chunk by the
+        time the first is answered, so its state is ahead of ours."""
         self.name = ""
         self.domains: tuple[str, ...] = ()
         self.app: int | None = None
@@ -98,6 +101,11 @@ class Client:
         self.waiting[kind] = word
         self.watch()
 
+    def withdraw(self, kind: str) -> None:
+        """Take back a word of this kind that still waits."""
+        if self.waiting is not None and self.waiting.pop(kind, None) is not None:
+            self.watch()
+
     def push_killed(self, frame: bytes) -> None:
         """Send a report of a kill; for a slow reader the latest few wait."""
         if self.is_clear() and self._send_whole(frame):
@@ -143,7 +151,9 @@ class Client:
             sent = self.sock.send(frame, SEND_FLAGS)
         except BlockingIOError:
             return False
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.ENOBUFS, errno.ENOMEM):
+                return False  # memory is short, which is no fault of the client's
             self.broken = True
             return True
         if sent < len(frame):
@@ -157,13 +167,13 @@ class Client:
 
 
 def notice_maker(
-    client: Client, notice: Notice, deadline_us: int, now_us: Callable[[], int]
+    notice: Notice, deadline_us: int, now_us: Callable[[], int]
 ) -> Callable[[], bytes]:
     """Return what makes the frame of a notice with the time that is left when it goes out."""
 
     def make() -> bytes:
         left_ms = max((deadline_us - now_us()) // 1000, 0)
-        return client.connection.send(
+        return encode(
             Notice(
                 notice.notice,
                 notice.domain,

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -20,22 +21,47 @@ import trio
 import lmkd
 from lmkd.config import Config, ConfigError
 from lmkd.kernel.interface import Kernel
-from lmkd.kernel.locked import lock_memory
+from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.policy import actions, events, heart
 from lmkd.policy.settings import Settings
 from lmkd.service.engine import Engine
 from lmkd.service.executor import Executor, Hand
 from lmkd.service.journal import Journal, open_journal
-from lmkd.service.listening import remove_socket
+from lmkd.service.listening import read_credentials, remove_socket
 from lmkd.service.monitor import Monitor
 from lmkd.service.projection import Projection
 from lmkd.service.ready import notify_manager
 from lmkd.service.requests import Requests
-from lmkd.service.server import Server
+from lmkd.service.server import Credentials, Server
 
 log = logging.getLogger("lmkd")
 
 OWN_OOM_SCORE_ADJ = -1000
+
+
+def settle_down(kernel: Kernel) -> None:
+    """Make this process the last to go, and what it has allocated so far permanent."""
+    me = kernel.process(os.getpid())
+    if me is not None:
+        try:
+            kernel.set_oom_score_adj(me.pid, me.start_ticks, OWN_OOM_SCORE_ADJ)
+        except PermissionError:
+            log.warning("no CAP_SYS_RESOURCE: this daemon's own oom_score_adj stays as it is")
+    release_unused_libraries()
+    problem = lock_memory()
+    if problem is not None:
+        log.warning("memory is not locked (%s): under pressure this daemon may have to wait", problem)
+    problem = raise_priority()
+    if problem is not None:
+        log.warning("no real-time priority (%s): busy processors may delay this daemon", problem)
+    gc.collect()
+    gc.freeze()  # a full collection then takes 0.08 ms instead of 4.6 (FACTS)
+
+
+def raise_fd_limit() -> None:
+    """Allow ourselves as many descriptors as the hard limit does: each client is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +79,11 @@ class Daemon:
     """Where history is kept; None: in memory only."""
     registered: set[tuple[int, int]] = field(default_factory=set)
     """Filled with the identities of all registered programs, for a kernel that knows no others."""
+    credentials: Credentials = read_credentials
+    """Says which process is at the other end of a connection."""
+    make_hand: Callable[[str], Hand] = Hand
+    prepare: Callable[[Kernel], None] = settle_down
+    """Done once, when all the rest is ready."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until SIGTERM or SIGINT, then say bye to all."""
@@ -62,50 +93,39 @@ class Daemon:
         journal = (
             Journal(None, keep) if self.state_dir is None else open_journal(self.state_dir, keep)
         )
-        hand = Hand("lmkd-hand")
-        try:
-            async with trio.open_nursery() as nursery:
-                parts = _Parts(self, nursery, journal, hand)
-                nursery.start_soon(parts.server.serve)
-                nursery.start_soon(parts.obey_signals, nursery.cancel_scope)
-                parts.monitor.follow(parts.engine.state.settings.domains)
-                self._settle_down()
-                task_status.started()
-                log.info("lmkd %s ready, listening at %s", lmkd.__version__, self.socket_path)
-                notify_manager("READY=1")
-            notify_manager("STOPPING=1")
-            parts.server.say_bye("the daemon leaves")
-            parts.projection.restore_all()
-        finally:
-            hand.finish()
-            journal.close()
+        with ExitStack() as leaving:
             if self.socket_path is not None:
-                remove_socket(self.socket_path, inode)
+                leaving.callback(remove_socket, self.socket_path, inode)
+            leaving.callback(journal.close)
+            # Two: to take a victim's memory back must not wait for the disk.
+            hand, clerk = self.make_hand("lmkd-hand"), self.make_hand("lmkd-clerk")
+            leaving.callback(clerk.finish)
+            leaving.callback(hand.finish)
+            async with trio.open_nursery() as nursery:
+                parts = _Parts(self, nursery, journal, hand, clerk)
+                leaving.callback(parts.leave)
+                # From here on SIGHUP no longer ends us, and who hears READY may send it.
+                await nursery.start(parts.obey_signals, nursery.cancel_scope)
+                nursery.start_soon(parts.server.serve)
+                parts.monitor.follow(parts.engine.state.settings.domains)
+                self.prepare(self.kernel)
+                task_status.started()
+                place = self.socket_path or "the socket that was passed"
+                log.info("lmkd %s ready, listening at %s", lmkd.__version__, place)
+                notify_manager("READY=1")
         log.info("left")
-
-    def _settle_down(self) -> None:
-        """Make ourselves the last to go, and what was allocated so far permanent."""
-        me = self.kernel.process(os.getpid())
-        if me is not None:
-            try:
-                self.kernel.set_oom_score_adj(me.pid, me.start_ticks, OWN_OOM_SCORE_ADJ)
-            except PermissionError:
-                log.warning("no CAP_SYS_RESOURCE: this daemon's own oom_score_adj stays as it is")
-        problem = lock_memory()
-        if problem is not None:
-            log.warning("memory is not locked (%s): under pressure this daemon may have to wait", problem)
-        gc.collect()
-        gc.freeze()  # a full collection then takes 0.08 ms instead of 4.6 (FACTS)
 
 
 class _Parts:
     """The parts of a running daemon, and what connects them."""
 
-    def __init__(self, daemon: Daemon, nursery: trio.Nursery, journal: Journal, hand: Hand) -> None:
+    def __init__(
+        self, daemon: Daemon, nursery: trio.Nursery, journal: Journal, hand: Hand, clerk: Hand
+    ) -> None:
         self._daemon = daemon
         self._nursery = nursery
         self._journal = journal
-        self._hand = hand
+        self._clerk = clerk
         kernel = daemon.kernel
         own_pid = os.getpid()
         state = heart.start(
@@ -132,9 +152,19 @@ class _Parts:
             started_us=kernel.now_us(),
         )
         self.server = Server(
-            daemon.listener, self.requests.handle, self.requests.forget, kernel.now_us
+            daemon.listener,
+            self.requests.handle,
+            self.requests.forget,
+            kernel.now_us,
+            daemon.credentials,
         )
         self.requests.server = self.server
+
+    def leave(self) -> None:
+        """Say bye to all, and put back what we changed, however it came that we leave."""
+        notify_manager("STOPPING=1")
+        self.server.say_bye("the daemon leaves")
+        self.projection.restore_all()
 
     def _settings(self, config: Config) -> Settings:
         return replace(config.settings, dry_run=self._daemon.dry_run)
@@ -199,13 +229,19 @@ class _Parts:
             )
         over = self._journal.add(record)
         if over is not None:
-            self._hand.do(lambda: self._journal.write(over))
+            self._clerk.do(lambda: self._journal.write(over))
 
     # --- what comes from outside -----------------------------------------------------------------------
 
-    async def obey_signals(self, scope: trio.CancelScope) -> None:
+    async def obey_signals(
+        self,
+        scope: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """SIGHUP reloads; SIGTERM and SIGINT leave."""
         with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 if number != signal.SIGHUP:
                     scope.cancel()
@@ -223,19 +259,19 @@ class _Parts:
         self.requests.reload_problem = None
         self.requests.config = config
         self.engine.feed(events.SettingsChanged(self._settings(config)))
+        for app in self.engine.state.apps.values():
+            self.projection.project(app, self.engine.state.settings)
         self.monitor.follow(config.settings.domains)
         log.info("configuration read again: %s", ", ".join(config.files))
         return None
 
-    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+    def _later(self, seconds: float, do: Callable[[], None]) -> Callable[[], None]:
+        scope = trio.CancelScope()
+
         async def wait() -> None:
-            await trio.sleep(seconds)
-            do()
+            with scope:
+                await trio.sleep(seconds)
+                do()
 
         self._nursery.start_soon(wait)
-
-
-def raise_fd_limit() -> None:
-    """Allow ourselves as many descriptors as the hard limit does: each client is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return scope.cancel

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 import trio
 
 from lmkd.kernel.interface import Kernel, VictimHandle
-from lmkd.model import Signal, Unit, Victim
+from lmkd.model import Process, Signal, Unit, Victim
 from lmkd.policy.actions import SendSignal
 from lmkd.policy.classify import never_kill_reason
 from lmkd.policy.events import SignalFailed, VictimExited
@@ -119,24 +119,36 @@ class Executor:
         self._nursery.start_soon(self._watch, action.domain, action.kill, hold)
         return None
 
-    def _hold_members(self, hold: _Hold) -> str | None:
-        for pid in self._kernel.cgroup_pids(hold.victim.cgroup):
-            process = self._kernel.process(pid)
-            if process is None or pid == hold.victim.pid:
-                continue
+    def _members(self, cgroup: str) -> list[Process] | str:
+        """Return the processes of a cgroup, or why it is not to be killed as a whole."""
+        found = (self._kernel.process(pid) for pid in self._kernel.cgroup_pids(cgroup))
+        members = [process for process in found if process is not None]
+        for process in members:
             reason = never_kill_reason(process, self._own_pid)
             if reason is not None:
                 return f"its cgroup now holds {process.comm} ({reason})"
-            handle = self._kernel.open_victim(pid, process.start_ticks)
-            if handle is not None:
-                hold.handles.append(handle)
+        return members
+
+    def _hold_members(self, hold: _Hold) -> str | None:
+        members = self._members(hold.victim.cgroup)
+        if isinstance(members, str):
+            return members
+        for process in members:
+            if process.pid != hold.victim.pid:
+                handle = self._kernel.open_victim(process.pid, process.start_ticks)
+                if handle is not None:
+                    hold.handles.append(handle)
         return None
 
     def _finish_off(self, action: SendSignal) -> str | None:
         hold = self._holds.get(action.kill)
         if hold is None:
             return None  # it ended in this very moment, and that has been said
-        whole = hold.victim.unit is Unit.CGROUP and self._kernel.kill_cgroup(hold.victim.cgroup)
+        whole = (
+            hold.victim.unit is Unit.CGROUP
+            and not isinstance(self._members(hold.victim.cgroup), str)  # somebody may have moved in
+            and self._kernel.kill_cgroup(hold.victim.cgroup)
+        )
         for handle in hold.handles:
             if whole or handle.send(Signal.KILL):
                 self._hand.do(handle.release_memory)
@@ -144,6 +156,8 @@ class Executor:
 
     async def _watch(self, domain: str, kill: int, hold: _Hold) -> None:
         with hold.watch:
+            # A hold that was released before this began has handles that are closed, or being closed.
+            await trio.lowlevel.checkpoint_if_cancelled()
             if hold.victim.unit is Unit.CGROUP:
                 await self._kernel.wait_cgroup_empty(hold.victim.cgroup)
             else:

@@ -4,14 +4,19 @@ One line of JSON an episode, oldest first, in `history.jsonl`; nothing is writte
 a crash cut short is set apart by the next start and never hides the ones around it. Both the lines kept and the
 records in one of them are bounded; what was left out is counted.
 
+One thread writes while another one asks: what both look at is changed under a lock, which nobody holds while it
+waits for the disk.
+
 It knows nothing of policy beyond the shape of a record.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -94,7 +99,10 @@ class _Line:
 
 
 class Journal:
-    """The history of episodes. `state_dir` None: in memory only."""
+    """The history of episodes. `state_dir` None: in memory only.
+
+    All but `write` belongs to one thread; `write` may run in another.
+    """
 
     def __init__(self, state_dir: str | None, keep: int) -> None:
         self._path = os.path.join(state_dir, FILE_NAME) if state_dir is not None else None
@@ -102,7 +110,7 @@ class Journal:
         self._open: dict[int, Episode] = {}
         self._written: dict[int, _Line] = {}
         self._unwritten: dict[int, Episode] = {}
-        self._size = 0
+        self._lock = threading.Lock()
         self.last_kill = 0
         if self._path is not None:
             self._load(self._path)
@@ -123,10 +131,11 @@ class Journal:
         episode.add(record)
         if not episode.closed:
             return None
-        del self._open[record.episode]
-        self._unwritten[record.episode] = episode
-        while len(self._unwritten) > self._keep:
-            del self._unwritten[min(self._unwritten)]
+        with self._lock:
+            del self._open[record.episode]
+            self._unwritten[record.episode] = episode
+            while len(self._unwritten) > self._keep:
+                del self._unwritten[min(self._unwritten)]
         return episode
 
     def write(self, episode: Episode) -> None:
@@ -139,16 +148,14 @@ class Journal:
         line = json.dumps({**episode.summary(), "records": episode.records}, separators=(",", ":"))
         encoded = line.encode() + b"\n"
         try:
-            self._append(self._path, encoded)
+            offset = _append(self._path, encoded)
+            with self._lock:
+                self._written[episode.episode] = _Line(offset, len(encoded), episode.summary())
+                self._unwritten.pop(episode.episode, None)
+            if len(self._written) > 2 * self._keep:
+                self._shorten(self._path)
         except OSError as error:
             log.error("history: %s cannot be written: %s", self._path, error.strerror)
-            return
-        self._written[episode.episode] = _Line(
-            self._size - len(encoded), len(encoded), episode.summary()
-        )
-        self._unwritten.pop(episode.episode, None)
-        if len(self._written) > 2 * self._keep:
-            self._shorten(self._path)
 
     def close(self) -> None:
         """Write what is still open, as cut short."""
@@ -158,52 +165,54 @@ class Journal:
 
     def summaries(self) -> list[dict[str, Plain]]:
         """Return every episode kept, the latest first."""
-        found = {number: line.summary for number, line in list(self._written.items())}
-        for held in (self._unwritten, self._open):
-            found.update({number: episode.summary() for number, episode in list(held.items())})
+        with self._lock:
+            found = {number: line.summary for number, line in self._written.items()}
+            for held in (self._unwritten, self._open):
+                found.update({number: episode.summary() for number, episode in held.items()})
         return [found[number] for number in sorted(found, reverse=True)][: self._keep]
 
     def records(self, number: int) -> list[dict[str, Plain]] | None:
-        """Return the records of an episode, or None when there is no such episode."""
-        episode = self._open.get(number) or self._unwritten.get(number)
-        if episode is not None:
-            return episode.records
-        line = self._written.get(number)
-        if line is None or self._path is None:
+        """Return the records of an episode, or None when there is no such episode, or no more."""
+        path = self._path
+        try:
+            with self._lock:
+                episode = self._open.get(number) or self._unwritten.get(number)
+                if episode is not None:
+                    return episode.records
+                line = self._written.get(number)
+                if line is None or path is None:
+                    return None
+                file = open(path, "rb")  # noqa: SIM115 - the place in it holds for this very file
+            with file:
+                file.seek(line.offset)
+                found = json.loads(file.read(line.length))
+            records: list[dict[str, Plain]] = found["records"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.error("history: %s: episode %d cannot be read: %s", path, number, error)
             return None
-        with open(self._path, "rb") as file:
-            file.seek(line.offset)
-            found = json.loads(file.read(line.length))
-        records: list[dict[str, Plain]] = found["records"]
         return records
 
-    def _append(self, path: str, encoded: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        try:
-            os.write(fd, encoded)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        self._size += len(encoded)
-
     def _load(self, path: str) -> None:
+        offset, line = 0, b"\n"
         try:
             with open(path, "rb") as file:
                 for line in file:
-                    self._take_line(path, line)
+                    self._take_line(path, offset, line)
+                    offset += len(line)
         except FileNotFoundError:
             return
         except OSError as error:
             log.error("history: %s cannot be read: %s", path, error.strerror)
             self._path = None
             return
-        if self._size and not line.endswith(b"\n"):
+        if not line.endswith(b"\n"):
             # Cut short by a crash: set it apart, so that the next line is whole.
-            self._append(path, b"\n")
+            try:
+                _append(path, b"\n")
+            except OSError as error:
+                log.error("history: %s cannot be written: %s", path, error.strerror)
 
-    def _take_line(self, path: str, line: bytes) -> None:
-        offset = self._size
-        self._size += len(line)
+    def _take_line(self, path: str, offset: int, line: bytes) -> None:
         if not line.strip():
             return
         try:
@@ -211,7 +220,14 @@ class Journal:
             records = found.pop("records")
             number = int(found["episode"])
             kills = [int(r["kill"]) for r in records if r.get("kind") in ("kill", "would_kill")]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ):
             log.warning("history: %s: byte %d: not a whole episode, passed over", path, offset)
             return
         self._written[number] = _Line(offset, len(line), found)
@@ -222,7 +238,7 @@ class Journal:
         numbers = sorted(self._written)[-self._keep :]
         fresh: dict[int, _Line] = {}
         size = 0
-        with open(path, "rb") as old, open(path + ".new", "wb") as new:
+        with open(path, "rb") as old, open(path + ".new", "wb", opener=_open_private) as new:
             for number in numbers:
                 line = self._written[number]
                 old.seek(line.offset)
@@ -231,8 +247,30 @@ class Journal:
                 size += line.length
             new.flush()
             os.fsync(new.fileno())
-        os.replace(path + ".new", path)
-        self._written, self._size = fresh, size
+        with self._lock:
+            os.replace(path + ".new", path)
+            self._written = fresh
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o640)
+
+
+def _append(path: str, encoded: bytes) -> int:
+    """Append all of it or nothing, and return where it begins."""
+    fd = _open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        offset = os.fstat(fd).st_size
+        try:
+            if os.write(fd, encoded) < len(encoded):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, offset)
+            raise
+    finally:
+        os.close(fd)
+    return offset
 
 
 def open_journal(state_dir: str, keep: int) -> Journal:

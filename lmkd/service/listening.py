@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import select
 import socket
 import stat
 import struct
 
+log = logging.getLogger("lmkd")
+
 BACKLOG = 4096
+PASSED_FD = 3
+"""SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+SO_PEERPIDFD = 77
+"""asm-generic/socket.h, Linux 6.5; not in Python 3.11's socket module."""
 PATH_MOST_BYTES = 107
 """sun_path holds 108 bytes with the final NUL (unix(7))."""
 
@@ -55,9 +64,14 @@ def inherited_socket() -> socket.socket | None:
         return None
     if count != "1":
         raise SocketError(f"LISTEN_FDS={count}: expected one socket")
-    listener = socket.socket(fileno=3)
-    if listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM:
-        raise SocketError("LISTEN_FDS: expected an AF_UNIX stream socket")
+    try:
+        listener = socket.socket(fileno=PASSED_FD)
+        listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise SocketError(f"LISTEN_FDS: descriptor {PASSED_FD}: {error.strerror}") from None
+    if listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM or not listening:
+        listener.detach()  # whatever it is, it is not ours to close
+        raise SocketError("LISTEN_FDS: expected an AF_UNIX stream socket that listens")
     listener.setblocking(False)
     return listener
 
@@ -69,6 +83,8 @@ def remove_socket(path: str, inode: int) -> None:
             os.unlink(path)
     except FileNotFoundError:
         pass
+    except OSError as error:
+        log.warning("socket %s cannot be removed: %s", path, error.strerror)
 
 
 def read_credentials(sock: socket.socket) -> tuple[int, int]:
@@ -76,6 +92,23 @@ def read_credentials(sock: socket.socket) -> tuple[int, int]:
     packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
     pid, uid, _ = struct.unpack("iII", packed)
     return pid, uid
+
+
+def has_peer_left(sock: socket.socket) -> bool:
+    """Whether the process that connected has exited, so that its pid may be another's by now.
+
+    False where the kernel has no SO_PEERPIDFD (before 6.5): it cannot be told there.
+    """
+    try:
+        pidfd = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError as error:
+        return error.errno == errno.ESRCH
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(pidfd)
 
 
 def _clear_stale(path: str) -> None:

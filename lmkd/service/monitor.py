@@ -11,6 +11,7 @@ import logging
 
 import trio
 
+from lmkd.kernel.files import MalformedKernelFile
 from lmkd.kernel.interface import Domain, Kernel
 from lmkd.model import SYSTEM_DOMAIN, Level
 from lmkd.policy.events import DomainClosed, DomainOpened, ReadingTaken
@@ -30,7 +31,9 @@ class Monitor:
         self._nursery = nursery
         self._watched: dict[str, trio.CancelScope] = {}
         self._looked_us = 0
+        self._wanted: tuple[str, ...] = ()
         self._absent_said: set[str] = set()
+        self._unreadable_said: set[str] = set()
 
     def follow(self, domains: tuple[str, ...]) -> None:
         """Watch these domains and no others, from now on."""
@@ -63,15 +66,23 @@ class Monitor:
                     await self._wait(name, domain)
         finally:
             domain.close()
-            del self._watched[name]
-            self._engine.feed(DomainClosed(name))
+        # Not when the whole daemon leaves: then nothing is over but our watching, and `bye` says that.
+        del self._watched[name]
+        self._engine.feed(DomainClosed(name))
         if not scope.cancelled_caught:
             log.info("domain %s is gone", name)
 
     def _read(self, name: str, domain: Domain) -> bool:
-        reading = domain.read(self._kernel.now_us())
+        try:
+            reading = domain.read(self._kernel.now_us())
+        except MalformedKernelFile as error:
+            if name not in self._unreadable_said:
+                self._unreadable_said.add(name)
+                log.error("domain %s cannot be read: %s", name, error)
+            return True
         if reading is None:
             return False
+        self._unreadable_said.discard(name)
         self._engine.feed(ReadingTaken(reading))
         absent = len(self._watched) < len(self._wanted)
         if name == SYSTEM_DOMAIN and absent and reading.at_us - self._looked_us >= LOOK_AGAIN_US:
@@ -80,7 +91,8 @@ class Monitor:
 
     async def _wait(self, name: str, domain: Domain) -> None:
         rest_us = self._rest_us(name)
-        wake_us = self._engine.wake_in_us(name)
+        # Without a reading it would be at once, again and again.
+        wake_us = max(self._engine.wake_in_us(name), self._engine.state.settings.read_emergency_us)
         await trio.sleep(min(rest_us, wake_us) / 1_000_000)
         with trio.move_on_after(max(wake_us - rest_us, 0) / 1_000_000):
             await domain.wait_event()

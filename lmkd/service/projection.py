@@ -25,13 +25,18 @@ class Projection:
     def __init__(self, kernel: Kernel, directory: str | None) -> None:
         self._kernel = kernel
         self._path = os.path.join(directory, FILE_NAME) if directory is not None else None
-        self._before: dict[tuple[int, int], int] = self._load()
         self._refused_said = False
+        self._before: dict[tuple[int, int], int] = self._load()
+        if self._before:
+            # An earlier daemon did not live to do it. Who comes back is projected anew.
+            self.restore_all()
 
-    def project(self, app: App, settings: Settings, found_adj: int) -> None:
-        """Write the class's oom_score_adj for an app; `found_adj` is what it has now."""
+    def project(self, app: App, settings: Settings, found_adj: int | None = None) -> None:
+        """Write the class's oom_score_adj for an app; `found_adj` is what it had when it came, None later on."""
         identity = (app.pid, app.start_ticks)
         if identity not in self._before:
+            if found_adj is None:
+                return
             self._before[identity] = found_adj
             self._save()
         self._write(identity, settings.classes[app.app_class].oom_score_adj)
@@ -45,15 +50,18 @@ class Projection:
             self._save()
 
     def restore_all(self) -> None:
-        """Put back everything: we are leaving."""
-        for identity, before in self._before.items():
-            self._write(identity, before)
-        self._before.clear()
+        """Put back everything. What must not be written is kept in the file for whoever may."""
+        kept = {
+            identity: before
+            for identity, before in self._before.items()
+            if not self._write(identity, before) and self._is_alive(identity)
+        }
+        self._before = kept
         self._save()
 
-    def _write(self, identity: tuple[int, int], value: int) -> None:
+    def _write(self, identity: tuple[int, int], value: int) -> bool:
         try:
-            self._kernel.set_oom_score_adj(*identity, value)
+            return self._kernel.set_oom_score_adj(*identity, value)
         except PermissionError:
             if not self._refused_said:
                 self._refused_said = True
@@ -63,6 +71,11 @@ class Projection:
                     identity[0],
                     value,
                 )
+            return False
+
+    def _is_alive(self, identity: tuple[int, int]) -> bool:
+        process = self._kernel.process(identity[0])
+        return process is not None and process.start_ticks == identity[1]
 
     def _load(self) -> dict[tuple[int, int], int]:
         if self._path is None:
@@ -75,12 +88,7 @@ class Projection:
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s: %s; what it held is passed over", self._path, error)
             return {}
-        alive = {}
-        for (pid, start_ticks), adj in kept.items():
-            process = self._kernel.process(pid)
-            if process is not None and process.start_ticks == start_ticks:
-                alive[pid, start_ticks] = adj
-        return alive
+        return {identity: adj for identity, adj in kept.items() if self._is_alive(identity)}
 
     def _save(self) -> None:
         if self._path is None:

@@ -6,8 +6,9 @@ the asker is an `error` with a code and a sentence, and costs nobody else anythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 
 import lmkd_proto as wire
 import msgpack
@@ -24,6 +25,7 @@ from lmkd.policy.window import SECOND_US, stall_permyriad
 from lmkd.service.client import Client
 from lmkd.service.engine import Engine
 from lmkd.service.journal import Journal
+from lmkd.service.listening import has_peer_left
 from lmkd.service.projection import Projection
 from lmkd.service.server import KIB, Server, pressure_frame, printable
 
@@ -31,6 +33,8 @@ ROOM_BYTES = 40_000
 """Of a frame's 65,536, for what is listed in one reply; longer lists are asked for in parts."""
 APPS_LISTED = 200
 SIMULATION_MOST_MS = 600_000
+PROBLEM_MOST = 2_000
+FILES_LISTED = 64
 
 
 class Refused(Exception):
@@ -43,7 +47,8 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Requests:
-    """Answers requests. `later` runs something after so many seconds; `reload` returns what was wrong, if anything.
+    """Answers requests. `later` runs something after so many seconds, and returns what calls that off; `reload`
+    returns what was wrong, if anything.
 
     `registered` holds the identities of all registered programs.
     """
@@ -55,24 +60,27 @@ class Requests:
     own_uid: int
     own_pid: int
     config: Config
-    later: Callable[[float, Callable[[], None]], None]
+    later: Callable[[float, Callable[[], None]], Callable[[], None]]
     reload: Callable[[], str | None]
     registered: set[tuple[int, int]]
     server: Server | None = None
     next_app: int = 1
     reload_problem: str | None = None
     started_us: int = 0
+    ceilings: dict[int, AppClass] = field(default_factory=dict)
+    """The highest class that an app may have by its own word, where the controller has given it one."""
+    own_simulations: dict[Client, Callable[[], None]] = field(default_factory=dict)
+    """What ends the wait for the end of each client's simulation for itself."""
 
     def handle(self, client: Client, event: wire.Event) -> None:
         """Take one event of a client's stream, and answer it."""
-        connection = client.connection
         if isinstance(event, wire.Malformed):
-            client.reply(connection.send(event.reply()))
+            client.reply(wire.encode(event.reply()))
             return
         number = getattr(event, "id", None)
         if isinstance(event, wire.UnknownMessage):
             text = f"no request is called {printable(event.type)!r}"
-            client.reply(connection.send(wire.Error(number, "unknown_type", text)))
+            client.reply(wire.encode(wire.Error(number, "unknown_type", text)))
             return
         if isinstance(event, wire.Hello):
             self._hello(client, event)
@@ -80,15 +88,18 @@ class Requests:
         try:
             result, then = _HANDLERS[type(event)](self, client, event)
         except Refused as refused:
-            client.reply(connection.send(wire.Error(number, refused.code, str(refused)[:512])))
+            client.reply(wire.encode(wire.Error(number, refused.code, str(refused)[:512])))
             return
         assert number is not None
-        client.reply(connection.send(wire.Ok(number, dict(result))))
+        client.reply(wire.encode(wire.Ok(number, dict(result))))
         if then is not None:
             then()
 
     def forget(self, client: Client) -> None:
-        """A client has left: so has its app."""
+        """A client has left: so has its app, and what it simulated for itself."""
+        end = self.own_simulations.pop(client, None)
+        if end is not None:
+            end()
         if client.app is not None:
             self._remove_app(client)
 
@@ -99,7 +110,7 @@ class Requests:
         welcome = wire.Welcome(
             hello.id, wire.PROTOCOL_VERSION, f"lmkd {lmkd.__version__}", self._is_controller(client)
         )
-        client.reply(client.connection.send(welcome))
+        client.reply(wire.encode(welcome))
 
     def _is_controller(self, client: Client) -> bool:
         return client.uid in (0, self.own_uid)
@@ -146,10 +157,9 @@ class Requests:
     def _register(self, client: Client, request: wire.Register) -> Answered:
         if client.app is not None:
             raise Refused("already_registered", "this connection speaks for an app already")
-        process = self.kernel.process(client.pid) if client.pid else None
-        if process is None:
-            raise Refused("unknown_process", f"process {client.pid} cannot be seen from here")
-        self._replace_earlier(process)
+        process = self._peer(client)
+        if self._replace_earlier(process):
+            process = self._peer(client)  # what was projected on it has been put back
         app = App(
             self.next_app,
             process.pid,
@@ -167,18 +177,31 @@ class Requests:
         self.projection.project(app, self.engine.state.settings, process.oom_score_adj)
         return self._describe_grant(app), lambda: self.engine.feed(AppRegistered(app))
 
-    def _replace_earlier(self, process: Process) -> None:
+    def _peer(self, client: Client) -> Process:
+        process = self.kernel.process(client.pid) if client.pid else None
+        if process is None or has_peer_left(client.sock):
+            raise Refused("unknown_process", f"process {client.pid} cannot be seen from here")
+        return process
+
+    def _replace_earlier(self, process: Process) -> bool:
         """A program that comes back over a new connection is the same program: the earlier word ends."""
+        replaced = False
         for app in list(self.engine.state.apps.values()):
             if (app.pid, app.start_ticks) == (process.pid, process.start_ticks):
                 earlier = self._served.client_of(app.app)
                 if earlier is not None:
                     self._remove_app(earlier)
+                    replaced = True
+        return replaced
 
     def _granted(self, client: Client, claimed: AppClass) -> AppClass:
         if self._is_controller(client):
             return claimed
-        return min(claimed, self.engine.state.settings.claim_ceiling)
+        ceiling = self.engine.state.settings.claim_ceiling
+        if client.app is not None:
+            # What a controller has said of it stands above the rule for all.
+            ceiling = self.ceilings.get(client.app, ceiling)
+        return min(claimed, ceiling)
 
     def _granted_unit(self, client: Client, unit: str, cgroup: str) -> Unit:
         # Its whole cgroup may hold others' programs: only the controller may put those at stake.
@@ -212,9 +235,6 @@ class Requests:
         app_class = None
         if request.app_class is not None:
             app_class = self._granted(client, AppClass[request.app_class.upper()])
-            if app_class > app.app_class and not self._is_controller(client):
-                # What a controller has lowered stays lowered.
-                app_class = min(app_class, app.app_class)
         sheddable = request.sheddable_bytes
         self._change(
             AppUpdated(
@@ -227,7 +247,7 @@ class Requests:
         self.engine.feed(event)
         if event.app_class is not None:
             app = self.engine.state.apps[event.app]
-            self.projection.project(app, self.engine.state.settings, 0)
+            self.projection.project(app, self.engine.state.settings)
 
     def _unregister(self, client: Client, request: wire.Unregister) -> Answered:
         self._own_app(client)
@@ -236,11 +256,14 @@ class Requests:
 
     def _remove_app(self, client: Client) -> None:
         assert client.app is not None
-        app = self.engine.state.apps[client.app]
+        number, app = client.app, self.engine.state.apps.get(client.app)
         self._served.unname_app(client)
-        self.registered.discard((app.pid, app.start_ticks))
-        self.projection.restore(app)
-        self.engine.feed(AppGone(app.app))
+        self.ceilings.pop(number, None)
+        if app is not None:
+            # In this order: what is not registered, a kernel of lent processes will not write.
+            self.projection.restore(app)
+            self.registered.discard((app.pid, app.start_ticks))
+        self.engine.feed(AppGone(number))
 
     def _ack(self, client: Client, request: wire.Ack) -> Answered:
         app = self._own_app(client)
@@ -258,7 +281,9 @@ class Requests:
         self._need_controller(client, "to set another program's class")
         if request.app not in self.engine.state.apps:
             raise Refused("unknown_app", f"no app has the number {request.app}")
-        self._change(AppUpdated(request.app, AppClass[request.app_class.upper()]))
+        app_class = AppClass[request.app_class.upper()]
+        self.ceilings[request.app] = app_class
+        self._change(AppUpdated(request.app, app_class))
         return self._describe_grant(self.engine.state.apps[request.app]), None
 
     # --- simulations -----------------------------------------------------------------------------------
@@ -275,6 +300,8 @@ class Requests:
         return {}, lambda: self._simulate_self(client, level, request.duration_ms)
 
     def _simulate_self(self, client: Client, level: Level, duration_ms: int) -> None:
+        if client.broken:
+            return
         reason = "simulated for this client alone"
         for name in client.domains:
             self._served.tell_level(
@@ -285,10 +312,11 @@ class Requests:
 
         def end() -> None:
             client.simulating = False
+            self.own_simulations.pop(client, None)
             for name in client.domains:
                 self._served.tell_level(client, name, self._level_frame(name))
 
-        self.later(duration_ms / 1000, end)
+        self.own_simulations[client] = self.later(duration_ms / 1000, end)
 
     def _simulate_all(self, client: Client, level: Level, duration_ms: int) -> None:
         names = list(self.engine.state.domains)
@@ -312,19 +340,24 @@ class Requests:
 
     def _status(self, client: Client, request: wire.Status) -> Answered:
         state = self.engine.state
+        domains = [self._describe_domain(domain) for domain in state.domains.values()]
+        shown_domains, room = _fit(domains, ROOM_BYTES)
+        apps = (self._describe_app(app) for app in state.apps.values())
+        shown_apps, _ = _fit(islice(apps, APPS_LISTED), room)
+        problem = self.reload_problem
         return {
             "version": lmkd.__version__,
             "uptime_ms": (self.engine.now_us() - self.started_us) // 1000,
             "pid": self.own_pid,
             "dry_run": state.settings.dry_run,
             "clients": len(self._served),
-            "config_files": list(self.config.files),
-            "reload_problem": self.reload_problem,
+            "config_files": list(self.config.files[:FILES_LISTED]),
+            "reload_problem": None if problem is None else problem[:PROBLEM_MOST],
             "missing": list(self.kernel.features().missing()),
-            "domains": [self._describe_domain(domain) for domain in state.domains.values()],
+            "domains": shown_domains,
             "app_count": len(state.apps),
-            "truncated": len(state.apps) > APPS_LISTED,
-            "apps": [self._describe_app(app) for app in list(state.apps.values())[:APPS_LISTED]],
+            "truncated": len(shown_domains) + len(shown_apps) < len(domains) + len(state.apps),
+            "apps": shown_apps,
         }, None
 
     def _describe_domain(self, domain: DomainState) -> dict[str, Plain]:
@@ -441,13 +474,18 @@ _HANDLERS: dict[type, Callable[..., Answered]] = {
 
 def _part(key: str, rows: list[dict[str, Plain]], after: int, limit: int) -> dict[str, Plain]:
     """Return as many rows as one frame holds, how many there are, and where to go on (nil: that was all)."""
-
-    part: list[Plain] = []
-    room = ROOM_BYTES
-    for row in rows[after : after + limit]:
-        room -= len(msgpack.packb(row))
-        if room < 0 and part:
-            break
-        part.append(row)
-    end = after + len(part)
+    part, _ = _fit(rows[after : after + limit], ROOM_BYTES)
+    end = after + max(len(part), 1)  # a row that fits no frame is left out
     return {key: part, "total": len(rows), "next": end if end < len(rows) else None}
+
+
+def _fit(rows: Iterable[dict[str, Plain]], room_bytes: int) -> tuple[list[Plain], int]:
+    """Return the first rows, as many as there is room for, and the room that is left then."""
+    fitting: list[Plain] = []
+    for row in rows:
+        size_bytes = len(msgpack.packb(row))
+        if size_bytes > room_bytes:
+            break
+        room_bytes -= size_bytes
+        fitting.append(row)
+    return fitting, room_bytes

@@ -30,7 +30,7 @@ from lmkd_proto import (
     encode,
 )
 
-from lmkd.model import Level
+from lmkd.model import Level, Unit
 from lmkd.policy.actions import Broadcast, Notify, ReportKilled, WarnKill
 from lmkd.service.client import RECEIVE_BYTES, SEND_BUFFER_BYTES, Client, notice_maker
 from lmkd.service.listening import read_credentials
@@ -42,10 +42,13 @@ KEPT_FDS = 128
 REQUESTS_A_TURN = 8
 ACCEPTS_A_TURN = 64
 EVENTS_A_TURN = 256
+ACCEPT_AGAIN_S = 1
+"""After a failure to accept; for room, a client must leave."""
 REASON_MOST = 512
 KIB = 1024
 
 Handler = Callable[[Client, Event], None]
+Credentials = Callable[[socket.socket], tuple[int, int]]
 
 
 class Server:
@@ -57,18 +60,26 @@ class Server:
         handle: Handler,
         forget: Callable[[Client], None],
         now_us: Callable[[], int],
+        credentials: Credentials = read_credentials,
+        most_clients: int | None = None,
     ) -> None:
+        """`most_clients` None: as many as there are descriptors for."""
         self._listener = listener
         self._handle = handle
         self._forget = forget
         self._now_us = now_us
+        self._credentials = credentials
         self._epoll = select.epoll()
         self._clients: dict[int, Client] = {}
         self._subscribers: dict[str, dict[int, Client]] = {}
         self._apps: dict[int, Client] = {}
         self._behind: set[Client] = set()
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - KEPT_FDS
+        if most_clients is None:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            most_clients = max(limit - KEPT_FDS, limit // 2)
+        self._most = most_clients
         self._accepting = True
+        self._refused_said = False
         self._epoll.register(listener.fileno(), select.EPOLLIN)
 
     def __len__(self) -> int:
@@ -108,7 +119,7 @@ class Server:
             action.simulated,
         )
         kind = f"notice {action.domain}"
-        client.push(kind, notice_maker(client, notice, action.deadline_us, self._now_us))
+        client.push(kind, notice_maker(notice, action.deadline_us, self._now_us))
         self._drop_broken((client,))
 
     def warn(self, action: WarnKill) -> None:
@@ -116,7 +127,7 @@ class Server:
         client = self._apps.get(action.app)
         if client is not None:
             message = KillWarning(action.reason[:REASON_MOST], action.time_to_exit_us // 1000)
-            client.push("warning", client.connection.send(message))
+            client.push("warning", encode(message))
             self._drop_broken((client,))
 
     def report(self, action: ReportKilled) -> None:
@@ -125,7 +136,7 @@ class Server:
         frame = encode(
             Killed(
                 action.domain,
-                victim.pid,
+                0 if victim.unit is Unit.CGROUP else victim.pid,
                 printable(victim.name),
                 victim.app_class.word,
                 action.reason[:REASON_MOST],
@@ -168,6 +179,7 @@ class Server:
         """Have it hear no more of it."""
         del self._subscribers[domain][client.sock.fileno()]
         client.domains = tuple(kept for kept in client.domains if kept != domain)
+        client.withdraw(f"pressure {domain}")
 
     def name_app(self, app: int, client: Client) -> None:
         """Say which client speaks for an app."""
@@ -179,6 +191,9 @@ class Server:
         if client.app is not None:
             del self._apps[client.app]
             client.app = None
+            for kind in list(client.waiting or ()):
+                if kind == "warning" or kind.startswith("notice "):
+                    client.withdraw(kind)
 
     def client_of(self, app: int) -> Client | None:
         """Return who speaks for an app."""
@@ -189,10 +204,15 @@ class Server:
     async def serve(self) -> None:
         """Take connections and requests, for ever."""
         while True:
-            if not self._behind:
+            if self._behind:
+                await trio.lowlevel.checkpoint()
+            elif self._accepting or len(self._clients) >= self._most:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
             else:
-                await trio.lowlevel.checkpoint()
+                with trio.move_on_after(ACCEPT_AGAIN_S) as pause:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                if pause.cancelled_caught:
+                    self._resume_accepting()
             self._turn()
 
     def _turn(self) -> None:
@@ -211,10 +231,10 @@ class Server:
                 client.broken = True  # nobody will ever read the reply that waits
             elif (events & select.EPOLLIN or gone) and not client.backlog:
                 self._receive(client)
-            if client.backlog and not client.out:
-                self._behind.add(client)
             if client.broken:
                 self._drop(client)
+            elif client.backlog and not client.out:
+                self._behind.add(client)
         for client in list(self._behind):
             self._work_off(client)
 
@@ -226,9 +246,12 @@ class Server:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.warning("no connection can be taken: %s", error.strerror)
+                    if not self._refused_said:
+                        log.warning("no connection can be taken: %s", error.strerror)
+                    self._refused_said = True
                     self._pause_accepting()
                 return
+            self._refused_said = False
             self._admit(sock)
             if len(self._clients) >= self._most:
                 log.warning("%d clients: no more are taken until one leaves", len(self._clients))
@@ -239,7 +262,7 @@ class Server:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            client = Client(sock, read_credentials(sock), self._epoll)
+            client = Client(sock, self._credentials(sock), self._epoll)
         except OSError:
             sock.close()  # gone before it was greeted
             return
@@ -249,6 +272,11 @@ class Server:
         if self._accepting:
             self._accepting = False
             self._epoll.unregister(self._listener.fileno())
+
+    def _resume_accepting(self) -> None:
+        if not self._accepting and len(self._clients) < self._most:
+            self._accepting = True
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     def _receive(self, client: Client) -> None:
         try:
@@ -271,7 +299,7 @@ class Server:
 
     def _refuse_stream(self, client: Client, error: RemoteProtocolError) -> None:
         """Say why a stream cannot go on, and end it."""
-        client.reply(client.connection.send(Error(error.request_id, error.code, error.message)))
+        client.reply(encode(Error(error.request_id, error.code, error.message)))
         client.broken = True
 
     def _work_off(self, client: Client) -> None:
@@ -279,7 +307,12 @@ class Server:
         for _ in range(REQUESTS_A_TURN):
             if not client.backlog or client.out or client.broken:
                 break
-            self._handle(client, client.backlog.popleft())
+            try:
+                self._handle(client, client.backlog.popleft())
+            except Exception:
+                # A fault of ours, of which the others are to feel nothing.
+                log.exception("pid %d: a request could not be handled; it is let go", client.pid)
+                client.broken = True
         if not client.backlog:
             client.backlog = None
             fault = client.connection.fault
@@ -310,9 +343,7 @@ class Server:
         self._behind.discard(client)
         client.close()
         self._forget(client)
-        if not self._accepting and len(self._clients) < self._most:
-            self._accepting = True
-            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._resume_accepting()
 
 
 def pressure_frame(

@@ -1,0 +1,190 @@
+"""Do what a command asks: put the questions, and print the answers for a person or for a script.
+
+For a script: one JSON document, for `watch` one a line. For a person: blocks on a page. Lists that come in parts are
+asked for until they are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from collections.abc import Callable
+
+from lmkd_client import Client, connect
+
+from lmkd.ctl.live import Event, describe_event, rehearse, watch
+from lmkd.ctl.page import Line, Page
+from lmkd.ctl.result import Row, number, row, rows, text, texts
+from lmkd.ctl.standing import describe_apps, describe_episodes, describe_process, describe_status
+from lmkd.ctl.story import tell_story
+from lmkd.ctl.words import time_words
+
+PART_MOST = 1_000
+
+
+def run_command(arguments: Namespace, page: Page) -> None:
+    """Run one command to its end. Raises what lmkd_client raises."""
+    lasting = arguments.command == "watch"
+    with connect(arguments.socket, name="lmkctl", reconnect=lasting) as client:
+        _COMMANDS[arguments.command](client, arguments, page)
+
+
+def _print_json(page: Page, document: Row) -> None:
+    # Escaped to ASCII: what a process calls itself does not steer a terminal from here either.
+    page.out.write(json.dumps(document) + "\n")
+    page.out.flush()
+
+
+def _status(client: Client, arguments: Namespace, page: Page) -> None:
+    status = client.status()
+    if arguments.json:
+        _print_json(page, status)
+    else:
+        page.draw(describe_status(status))
+
+
+def _apps(client: Client, arguments: Namespace, page: Page) -> None:
+    status = client.status()
+    if arguments.json:
+        _print_json(page, {key: status.get(key) for key in ("apps", "app_count", "truncated")})
+    else:
+        page.draw(describe_apps(status))
+
+
+def _watch(client: Client, arguments: Namespace, page: Page) -> None:
+    domains = list(dict.fromkeys(arguments.domain or ["system"]))
+    show = _shown_json if arguments.json else _shown
+    try:
+        for event in watch(client, domains, _now_unix_ms):
+            show(page, event)
+    except KeyboardInterrupt:
+        return
+
+
+def _shown(page: Page, event: Event) -> None:
+    page.draw([describe_event(event, None)])
+
+
+def _shown_json(page: Page, event: Event) -> None:
+    _print_json(page, event)
+
+
+def _history(client: Client, arguments: Namespace, page: Page) -> None:
+    if arguments.episode is not None:
+        _one_episode(client, arguments, page)
+        return
+    episodes, last = _read_parts(client, None, "episodes", arguments.limit)
+    if arguments.json:
+        _print_json(page, {"episodes": episodes, "total": last.get("total")})
+        return
+    total = number(last, "total")
+    page.draw(describe_episodes(episodes, total, _going_on(client), _now_unix_ms(), None))
+
+
+def _one_episode(client: Client, arguments: Namespace, page: Page) -> None:
+    records, last = _read_parts(client, arguments.episode, "records", None)
+    summary = {"episode": arguments.episode, **row(last, "summary")}
+    if arguments.json:
+        _print_json(page, {"summary": summary, "records": records})
+        return
+    going_on = arguments.episode in _going_on(client)
+    page.draw(tell_story(summary, records, _now_unix_ms(), None, going_on=going_on))
+
+
+def _read_parts(
+    client: Client, episode: int | None, key: str, limit: int | None
+) -> tuple[list[Row], Row]:
+    """Return all rows of a list that comes in parts, at most `limit`, and the last part as it came."""
+    found: list[Row] = []
+    after = 0
+    while True:
+        wanted = PART_MOST if limit is None else min(limit - len(found), PART_MOST)
+        part = client.history(episode, after, wanted)
+        found += rows(part, key)
+        following = number(part, "next")
+        if following is None or following <= after or (limit is not None and len(found) >= limit):
+            return found, part
+        after = following
+
+
+def _going_on(client: Client) -> frozenset[int]:
+    """Return the episodes that are going on: history itself cannot tell them from those cut short."""
+    episodes = (number(domain, "episode") for domain in rows(client.status(), "domains"))
+    return frozenset(episode for episode in episodes if episode is not None)
+
+
+def _simulate(client: Client, arguments: Namespace, page: Page) -> None:
+    scope = "all" if arguments.all else "self"
+    heard: list[Event] = []
+    if not arguments.json:
+        whom = "every program and this one" if arguments.all else "this program alone"
+        lasting = time_words(arguments.duration_ms)
+        page.draw(
+            [
+                Line(
+                    f"Rehearsing {arguments.level} for {lasting}, for {whom}. Nothing is killed for it."
+                )
+            ]
+        )
+    try:
+        for event in rehearse(client, arguments.level, scope, arguments.duration_ms, _now_unix_ms):
+            heard.append(event)
+            if not arguments.json:
+                _shown(page, event)
+    except KeyboardInterrupt:
+        if arguments.all and not arguments.json:
+            page.draw([Line("Left; for the others it goes on until its time is up.")])
+    if arguments.json:
+        document = {
+            "level": arguments.level,
+            "scope": scope,
+            "duration_ms": arguments.duration_ms,
+            "heard": heard,
+        }
+        _print_json(page, document)
+
+
+def _explain(client: Client, arguments: Namespace, page: Page) -> None:
+    explained = client.explain(arguments.pid)
+    if arguments.json:
+        _print_json(page, explained)
+    else:
+        page.draw(describe_process(explained))
+
+
+def _reload(client: Client, arguments: Namespace, page: Page) -> None:
+    reloaded = client.reload()
+    if arguments.json:
+        _print_json(page, reloaded)
+        return
+    files = texts(reloaded, "config_files")
+    read = ", ".join(files) if files else "no file there: the shipped defaults"
+    page.draw([Line(f"Configuration read again: {read}")])
+
+
+def _set_class(client: Client, arguments: Namespace, page: Page) -> None:
+    granted = client.set_class(arguments.app, arguments.app_class)
+    if arguments.json:
+        _print_json(page, granted)
+        return
+    grace, leave = (time_words(number(granted, key)) for key in ("grace_ms", "time_to_exit_ms"))
+    app_class = text(granted, "class", arguments.app_class)
+    times = f"{grace} of grace, {leave} to exit"
+    page.draw([Line(f"App {arguments.app} is {app_class} now: {times}.")])
+
+
+def _now_unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+_COMMANDS: dict[str, Callable[[Client, Namespace, Page], None]] = {
+    "status": _status,
+    "apps": _apps,
+    "watch": _watch,
+    "history": _history,
+    "simulate": _simulate,
+    "explain": _explain,
+    "reload": _reload,
+    "set-class": _set_class,
+}
