@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+SIZE = "4GiB"
+"""So much that a test's own process, which appears in it all at once, is no leak to a forecast."""
 START_MOST_S = 20
 LOOKS_APART_S = 0.005
 
@@ -31,7 +33,7 @@ class RealDaemon:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    *("-m", "lmkd", "--simulated", "256MiB", "--socket", self.socket),
+                    *("-m", "lmkd", "--simulated", SIZE, "--socket", self.socket),
                     *("--state-dir", self._folder / "state"),
                     *("--config", self._folder / "lmkd.toml"),
                 ],
@@ -41,8 +43,8 @@ class RealDaemon:
             )
         last_s = time.monotonic() + START_MOST_S
         while " ready" not in self._log.read_text():
-            gone = self._process.poll() is not None
-            assert not gone and time.monotonic() < last_s, f"no lmkd:\n{self._log.read_text()}"
+            assert self._process.poll() is None, f"lmkd has left:\n{self._log.read_text()}"
+            assert time.monotonic() < last_s, f"lmkd is not ready:\n{self._log.read_text()}"
             time.sleep(LOOKS_APART_S)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:

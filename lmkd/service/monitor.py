@@ -90,15 +90,20 @@ class Monitor:
         return True
 
     async def _wait(self, name: str, domain: Domain) -> None:
-        rest_us = self._rest_us(name)
+        read_us = self._kernel.now_us()
         # Without a reading it would be at once, again and again.
         wake_us = max(self._engine.wake_in_us(name), self._engine.state.settings.read_emergency_us)
-        await trio.sleep(min(rest_us, wake_us) / 1_000_000)
-        with trio.move_on_after(max(wake_us - rest_us, 0) / 1_000_000):
+        with trio.move_on_after(wake_us / 1_000_000) as asleep:
             await domain.wait_event()
+        if asleep.cancelled_caught:
+            return
+        # Rest after a wake-up and not before: asleep, each reading then costs one wake-up and not two.
+        left_us = min(self._rest_us(name), wake_us) - (self._kernel.now_us() - read_us)
+        if left_us > 0:
+            await trio.sleep(left_us / 1_000_000)
 
     def _rest_us(self, name: str) -> int:
-        """How long not to listen after a reading: what is read on schedule anyway needs no waking."""
+        """How long after a reading an event may bring the next: what is read on schedule needs no waking."""
         state = self._engine.state
         if state.domains[name].level > Level.NORMAL:
             return state.settings.read_pressed_us

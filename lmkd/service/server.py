@@ -85,6 +85,10 @@ class Server:
     def __len__(self) -> int:
         return len(self._clients)
 
+    def subscriber_count(self, domain: str) -> int:
+        """Return how many listen to a domain."""
+        return len(self._subscribers.get(domain, ()))
+
     # --- telling ---------------------------------------------------------------------------------------
 
     def broadcast(self, action: Broadcast) -> None:
