@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run_command(arguments, open_page(sys.stdout))
     except OSError as error:
-        # What Python still holds for a reader that is gone, or a disk that is full, is not to be tried again at the exit.
+        # What Python still holds for a reader that is gone is not to be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return DONE  # who reads has had enough

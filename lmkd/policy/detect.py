@@ -293,9 +293,10 @@ def judge(
     exhausted = is_exhausted(last, settings)
     _, full = stall_permyriad(recent, STALL_LEAST_US)
     past_hard_limit = last.available_kib < settings.floor_emergency.of(last.total_kib)
-    emergency = (full >= settings.stall_emergency_permyriad and is_reclaiming(recent)) or (
-        past_hard_limit and (exhausted or harm)
-    )
+    stalled = full >= settings.stall_emergency_permyriad and is_reclaiming(recent)
+    # Past the hard limit with room in swap is where reclaim begins, not where it ends (seen in the VM: 2% available
+    # and 200 MB of zram untouched).
+    emergency = stalled or (past_hard_limit and exhausted)
     return Judgement(
         findings[0].level,
         findings[0].reason,

@@ -113,24 +113,28 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
     judgement, before = domain.judgement, domain.level
     assert judgement is not None
     asked = judgement.level
-    level = before
+    level, reason = before, judgement.reason
+    since_us = domain.calm_since_us
     if asked >= before:
         level = asked
         domain = replace(domain, calm_since_us=None)
-    elif domain.calm_since_us is None:
-        domain = replace(domain, calm_since_us=turn.now_us, calm_most=asked)
+    elif since_us is None:
+        domain = replace(
+            domain, calm_since_us=turn.now_us, calm_most=asked, calm_reason=judgement.reason
+        )
     else:
-        most = max(domain.calm_most, asked)
-        domain = replace(domain, calm_most=most)
-        if turn.now_us - (domain.calm_since_us or 0) >= turn.settings.calm_hold_us:
-            level = most
+        if asked >= domain.calm_most:
+            domain = replace(domain, calm_most=asked, calm_reason=judgement.reason)
+        if turn.now_us - since_us >= turn.settings.calm_hold_us:
+            level, reason = domain.calm_most, domain.calm_reason
             domain = replace(domain, calm_since_us=None)
     if level == before:
         if asked == before and asked > Level.NORMAL:
             domain = replace(domain, reason=judgement.reason)
         owed = domain.tell_due_us is not None and turn.now_us >= domain.tell_due_us
         return tell_apps(turn, domain) if owed else domain
-    reason = judgement.reason if level > Level.NORMAL else "calm again"
+    if level is Level.NORMAL:
+        reason = "calm again"
     if level > before:
         # What was waited for at the lower level may be decided otherwise now.
         domain = replace(domain, scan_after_us=NEVER_US)

@@ -13,16 +13,15 @@ def share_need(need_kib: int, apps: Iterable[App]) -> dict[int, int]:
     A class is asked for all that it declared before the next one is asked for anything. Within a class each share
     is rounded up, so that the shares are never short of the need for want of a few KiB.
     """
-    by_class: dict[AppClass, list[App]] = {}
+    by_class: list[list[App]] = [[] for _ in AppClass]
     for app in apps:
-        by_class.setdefault(app.app_class, []).append(app)
+        by_class[app.app_class].append(app)
     shares: dict[int, int] = {}
     left_kib = need_kib
-    for app_class in sorted(by_class):
-        members = by_class[app_class]
+    for members in by_class:
         declared_kib = sum(app.sheddable_kib for app in members)
         asked_kib = min(left_kib, declared_kib)
+        left_kib -= asked_kib
         for app in members:
             shares[app.app] = -(-asked_kib * app.sheddable_kib // declared_kib) if asked_kib else 0
-        left_kib -= asked_kib
     return shares

@@ -26,8 +26,8 @@ class Told(NamedTuple):
     level: Level
     deadline_us: int
     target_kib: int
-    last_us: tuple[int, int, int, int]
-    """When it was last told of each level, by level."""
+    last_us: tuple[int, ...]
+    """When it was last told of each of the four levels."""
     answer: Answer | None = None
     baseline_kib: int | None = None
     """Its size just after the notice went out."""
@@ -79,7 +79,8 @@ class DomainState:
     calm_since_us: int | None = None
     """Since when less than the level is asked for."""
     calm_most: Level = Level.NORMAL
-    """The most that was asked for since then."""
+    """The most that was asked for since then, and why."""
+    calm_reason: str = "calm"
     episode: int | None = None
     told: Mapping[int, Told] = field(default_factory=dict)
     tell_due_us: int | None = None

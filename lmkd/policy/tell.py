@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmkd.model import SYSTEM_DOMAIN, Answer, App, Level
+from lmkd.model import SYSTEM_DOMAIN, Answer, App, AppClass, Level
 from lmkd.policy.actions import MeasureApps, Notify, Plain
 from lmkd.policy.listen import bounded_trust, is_broken_word, is_renewable
 from lmkd.policy.share import share_need
@@ -62,33 +62,38 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
     if level > Level.NORMAL and domain.judgement is not None:
         willing = [app for app in apps if not _has_nothing(domain, app)]
         shares = share_need(domain.judgement.need_kib, willing)
+    graces_us = [
+        turn.settings.classes[app_class].grace_us if level else 0 for app_class in AppClass
+    ]
     told = dict(domain.told)
     trust = dict(turn.state.trust)
     simulations = dict(turn.state.simulations)
     notice = turn.state.next_notice
     notifications: list[Notify] = []
     ending = turn.state.victims_in_flight()
+    # A thousand apps are told in one step: what is the same for all of them is looked up once, above.
+    name, reason = domain.domain, domain.reason
+    renewed: dict[tuple[int, ...], tuple[int, ...]] = {}
     for app in due:
-        before = told.get(app.app, UNTOLD)
-        if is_broken_word(before, now_us):
-            trust[app.app] = bounded_trust(trust.get(app.app, 0) - 1)
-        target_kib = shares.get(app.app, 0)
-        grace_us = turn.settings.classes[app.app_class].grace_us if level else 0
-        if (app.pid, app.start_ticks) in ending:
+        number = app.app
+        before = told.get(number, UNTOLD)
+        if before.target_kib and is_broken_word(before, now_us):
+            trust[number] = bounded_trust(trust.get(number, 0) - 1)
+        target_kib = shares.get(number, 0)
+        deadline_us = now_us + graces_us[app.app_class]
+        if ending and (app.pid, app.start_ticks) in ending:
             # Its end has begun: it hears how things are, and is not promised a time that it does not have.
-            target_kib = grace_us = 0
-        deadline_us = now_us + grace_us
-        last_us = list(before.last_us)
-        last_us[level] = now_us
-        told[app.app] = Told(
-            notice, level, deadline_us, target_kib, (last_us[0], last_us[1], last_us[2], last_us[3])
-        )
-        notifications.append(
-            Notify(app.app, notice, domain.domain, level, target_kib, deadline_us, domain.reason)
-        )
-        if domain.domain == SYSTEM_DOMAIN:
-            simulations.pop(app.app, None)
+            target_kib, deadline_us = 0, now_us
+        last_us = renewed.get(before.last_us)
+        if last_us is None:
+            last_us = (*before.last_us[:level], now_us, *before.last_us[level + 1 :])
+            renewed[before.last_us] = last_us
+        told[number] = Told(notice, level, deadline_us, target_kib, last_us)
+        notifications.append(Notify(number, notice, name, level, target_kib, deadline_us, reason))
         notice += 1
+    if simulations and name == SYSTEM_DOMAIN:
+        for app in due:
+            simulations.pop(app.app, None)
     # Measured first: an app may shed within a millisecond of its notice, and would seem to have shed nothing.
     asked = tuple(sent.app for sent in notifications if sent.target_kib)
     if asked:

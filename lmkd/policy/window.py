@@ -77,14 +77,17 @@ def grew(now: int | None, before: int | None) -> int:
 
 
 def fall_kib_s(window: Window) -> int:
-    """Return how fast available memory fell over the last second, in KiB a second; 0 when it did not.
+    """Return how fast available memory falls, in KiB a second; 0 when it does not.
 
+    The lesser of the slopes over the last second and over its latter half: a burst that is over already is no trend.
     Less than half a second of readings says nothing yet. The honest start of a big program looks like a leak for
-    two seconds (FACTS: 60-80 MB/s), so what follows from this may be a notice, never a kill.
+    two seconds all the same (FACTS: 60-80 MB/s), so what follows from this may be a notice, never a kill.
     """
     last = window[-1]
-    first = reading_before(window, SECOND_US)
-    span_us = last.at_us - first.at_us
-    if span_us < SECOND_US // 2:
-        return 0
-    return max((first.available_kib - last.available_kib) * SECOND_US // span_us, 0)
+    slopes_kib_s = []
+    for first in (reading_before(window, SECOND_US), reading_before(window, SECOND_US // 2)):
+        span_us = last.at_us - first.at_us
+        if span_us < SECOND_US // 2:
+            return 0
+        slopes_kib_s.append((first.available_kib - last.available_kib) * SECOND_US // span_us)
+    return max(min(slopes_kib_s), 0)

@@ -1,5 +1,6 @@
 """The policy step for one reading: when nothing changes, and when the level rises and everybody is told."""
 
+import gc
 import time
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ CLASSES = (AppClass.CACHED, AppClass.BACKGROUND, AppClass.SERVICE, AppClass.PERC
 
 
 def measure() -> list[Row]:
+    gc.collect()
+    gc.freeze()  # as the daemon does at start
     rows = []
     told: dict[int, float] = {}
     for count in (1_000, 10_000):
