@@ -74,7 +74,9 @@ def _history(client: Client, arguments: Namespace, page: Page) -> None:
     if arguments.episode is not None:
         _one_episode(client, arguments, page)
         return
-    episodes, last = _read_parts(client, None, "episodes", arguments.limit)
+    episodes, last = read_parts(
+        lambda after, most: client.history(None, after, most), "episodes", arguments.limit
+    )
     if arguments.json:
         _print_json(page, {"episodes": episodes, "total": last.get("total")})
         return
@@ -83,7 +85,9 @@ def _history(client: Client, arguments: Namespace, page: Page) -> None:
 
 
 def _one_episode(client: Client, arguments: Namespace, page: Page) -> None:
-    records, last = _read_parts(client, arguments.episode, "records", None)
+    records, last = read_parts(
+        lambda after, most: client.history(arguments.episode, after, most), "records"
+    )
     summary = {"episode": arguments.episode, **row(last, "summary")}
     if arguments.json:
         _print_json(page, {"summary": summary, "records": records})
@@ -92,18 +96,21 @@ def _one_episode(client: Client, arguments: Namespace, page: Page) -> None:
     page.draw(tell_story(summary, records, _now_unix_ms(), None, going_on=going_on))
 
 
-def _read_parts(
-    client: Client, episode: int | None, key: str, limit: int | None
+def read_parts(
+    ask: Callable[[int, int], Row], key: str, limit: int | None = None
 ) -> tuple[list[Row], Row]:
-    """Return all rows of a list that comes in parts, at most `limit`, and the last part as it came."""
+    """Return all rows of a list that comes in parts, at most `limit`, and the last part as it came.
+
+    `ask` is given how many rows to skip and how many to give at most.
+    """
     found: list[Row] = []
     after = 0
     while True:
-        wanted = PART_MOST if limit is None else min(limit - len(found), PART_MOST)
-        part = client.history(episode, after, wanted)
+        part = ask(after, PART_MOST if limit is None else min(limit - len(found), PART_MOST))
         found += rows(part, key)
         following = number(part, "next")
-        if following is None or following <= after or (limit is not None and len(found) >= limit):
+        full = limit is not None and len(found) >= limit
+        if full or following is None or following <= after:
             return found, part
         after = following
 

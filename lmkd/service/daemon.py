@@ -50,7 +50,9 @@ def settle_down(kernel: Kernel) -> None:
     release_unused_libraries()
     problem = lock_memory()
     if problem is not None:
-        log.warning("memory is not locked (%s): under pressure this daemon may have to wait", problem)
+        log.warning(
+            "memory is not locked (%s): under pressure this daemon may have to wait", problem
+        )
     problem = raise_priority()
     if problem is not None:
         log.warning("no real-time priority (%s): busy processors may delay this daemon", problem)

@@ -1,0 +1,237 @@
+"""Kills carried out: handles, identities, whole cgroups, and victims that go of themselves."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from lmkd.config import load_config
+from lmkd.kernel.machine import Machine
+from lmkd.kernel.simulated import OnTerm, SimulatedKernel
+from lmkd.model import SYSTEM_DOMAIN, AppClass, Signal, Unit, Victim
+from lmkd.policy import heart
+from lmkd.policy.actions import SendSignal
+from lmkd.policy.events import Event, SignalFailed, VictimExited
+from lmkd.service.engine import Engine
+from lmkd.service.executor import Executor, Hand
+
+from .house import MIB, PINNED, PromptHand
+
+OWN_PID = 99
+JOB = "/job"
+
+
+class DeafEngine(Engine):
+    """Keeps what it is fed, and does nothing about it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            heart.start(load_config([PINNED]).settings, OWN_PID), lambda: 0, lambda action: None
+        )
+        self.fed: list[Event] = []
+
+    def feed(self, event: Event) -> None:
+        self.fed.append(event)
+
+
+class Gallows:
+    def __init__(self, kernel: SimulatedKernel, executor: Executor, engine: DeafEngine) -> None:
+        self.kernel = kernel
+        self.executor = executor
+        self.fed = engine.fed
+
+    def victim(self, pid: int, unit: Unit = Unit.PROCESS) -> Victim:
+        process = self.kernel.process(pid)
+        assert process is not None
+        return Victim(
+            pid,
+            process.start_ticks,
+            process.comm,
+            AppClass.CACHED,
+            "",
+            process.size_kib,
+            unit,
+            process.cgroup,
+        )
+
+    def send(self, victim: Victim, signal: Signal, kill: int = 1) -> None:
+        self.executor.signal(SendSignal(SYSTEM_DOMAIN, kill, victim, signal))
+
+    def sent(self) -> list[tuple[int, str]]:
+        return [(sent.pid, sent.signal.value) for sent in self.kernel.signals]
+
+
+@asynccontextmanager
+async def gallows() -> AsyncIterator[Gallows]:
+    kernel, engine = SimulatedKernel(), DeafEngine()
+    async with trio.open_nursery() as nursery:
+        executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand())
+        yield Gallows(kernel, executor, engine)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_victim_that_exits_on_sigterm_is_reported_once_and_let_go(
+    autojump_clock: MockClock,
+) -> None:
+    async with gallows() as scene:
+        victim = scene.victim(scene.kernel.spawn("app", anon_kib=MIB))
+        scene.send(victim, Signal.TERM)
+        await trio.sleep(1)
+        assert scene.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
+        scene.send(victim, Signal.KILL)  # decided in the very moment in which it ended
+        scene.executor.release(1)
+        await trio.sleep(1)
+        assert scene.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
+        assert scene.sent() == [(victim.pid, "SIGTERM")]
+
+
+async def test_memory_is_taken_back_right_after_sigkill(autojump_clock: MockClock) -> None:
+    async with gallows() as scene:
+        pid = scene.kernel.spawn(
+            "app", anon_kib=50 * MIB, on_term=OnTerm.IGNORES, exit_us=5_000_000
+        )
+        victim = scene.victim(pid)
+        scene.send(victim, Signal.TERM)
+        await trio.sleep(1)
+        scene.send(victim, Signal.KILL)
+        assert scene.kernel.size_kib(pid, victim.start_ticks) == 0
+        assert scene.fed == [], "it has not ended yet"
+        await trio.sleep(6)
+        assert scene.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
+
+
+@pytest.mark.parametrize("whole", [Unit.PROCESS, Unit.CGROUP])
+async def test_a_victim_that_went_between_rank_and_signal_is_a_failure_and_nobody_is_signalled(
+    autojump_clock: MockClock, whole: Unit
+) -> None:
+    async with gallows() as scene:
+        victim = scene.victim(scene.kernel.spawn("app", cgroup=JOB), whole)
+        scene.kernel.exit(victim.pid)
+        scene.send(victim, Signal.TERM)
+        assert scene.fed == [SignalFailed(SYSTEM_DOMAIN, 1, "it is gone")]
+        assert scene.sent() == []
+
+
+@pytest.mark.parametrize("after_term", [False, True])
+async def test_a_recycled_pid_is_never_signalled(
+    autojump_clock: MockClock, after_term: bool
+) -> None:
+    async with gallows() as scene:
+        pid = scene.kernel.spawn("app", on_term=OnTerm.IGNORES)
+        victim = scene.victim(pid)
+        if after_term:
+            scene.send(victim, Signal.TERM)
+        fresh_start = scene.kernel.recycle(pid, "innocent")
+        scene.send(victim, Signal.KILL if after_term else Signal.TERM)
+        await trio.sleep(1)
+        assert not [sent for sent in scene.kernel.signals if sent.start_ticks == fresh_start]
+        assert len(scene.fed) == 1
+
+
+async def test_what_is_not_permitted_is_a_failure_that_says_so(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gallows() as scene:
+        victim = scene.victim(scene.kernel.spawn("guarded", protected=True))
+        scene.send(victim, Signal.TERM)
+        await trio.sleep(1)
+        assert scene.fed == [SignalFailed(SYSTEM_DOMAIN, 1, "not permitted to signal it")]
+        assert "kill 1: guarded" in caplog.text
+        assert scene.executor._holds == {}
+
+
+async def test_a_victim_that_is_given_up_is_not_waited_for(autojump_clock: MockClock) -> None:
+    async with gallows() as scene:
+        victim = scene.victim(scene.kernel.spawn("stuck", on_term=OnTerm.IGNORES))
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        scene.send(victim, Signal.TERM)
+        scene.executor.release(1)  # before the wait has even begun
+        await wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        scene.send(victim, Signal.TERM, kill=2)
+        await trio.sleep(1)
+        scene.executor.release(2)
+        scene.kernel.exit(victim.pid)
+        await trio.sleep(1)
+        assert scene.fed == []
+
+
+@pytest.mark.real_kernel
+async def test_a_handle_that_is_closed_before_the_wait_begins_is_not_waited_on() -> None:
+    kernel, engine = Machine(), DeafEngine()
+    with subprocess.Popen(["sleep", "60"]) as child:  # noqa: ASYNC220 - starting it takes no time
+        process = kernel.process(child.pid)
+        assert process is not None
+        victim = Victim(
+            child.pid, process.start_ticks, "sleep", AppClass.CACHED, "", 1, Unit.PROCESS, "/"
+        )
+        async with trio.open_nursery() as nursery:
+            executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand())
+            executor.signal(SendSignal(SYSTEM_DOMAIN, 1, victim, Signal.TERM))
+            executor.release(1)
+    assert engine.fed == []
+
+
+async def test_a_cgroup_dies_as_a_whole_and_is_over_when_it_is_empty(
+    autojump_clock: MockClock,
+) -> None:
+    async with gallows() as scene:
+        leader = scene.kernel.spawn("leader", cgroup=JOB)
+        worker = scene.kernel.spawn("worker", cgroup=JOB + "/inner", on_term=OnTerm.IGNORES)
+        scene.kernel.spawn("stranger", cgroup="/jobs")
+        victim = scene.victim(leader, Unit.CGROUP)
+        scene.send(victim, Signal.TERM)
+        await trio.sleep(1)
+        assert scene.sent() == [(leader, "SIGTERM"), (worker, "SIGTERM")]
+        assert scene.fed == []
+        late = scene.kernel.spawn("late", cgroup=JOB)
+        scene.send(victim, Signal.KILL)
+        await trio.sleep(1)
+        killed = {sent.pid for sent in scene.kernel.signals if sent.by_cgroup}
+        assert killed == {worker, late}
+        assert scene.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
+
+
+async def test_a_cgroup_that_holds_one_who_is_never_killed_is_not_touched(
+    autojump_clock: MockClock,
+) -> None:
+    async with gallows() as scene:
+        leader = scene.kernel.spawn("leader", cgroup=JOB)
+        scene.kernel.spawn("sshd", cgroup=JOB, exe="/usr/sbin/sshd")
+        scene.send(scene.victim(leader, Unit.CGROUP), Signal.TERM)
+        (failed,) = scene.fed
+        assert isinstance(failed, SignalFailed)
+        assert "its cgroup now holds sshd" in failed.reason
+        assert scene.sent() == []
+
+
+async def test_where_one_who_is_never_killed_moved_in_only_those_in_hand_are_killed(
+    autojump_clock: MockClock,
+) -> None:
+    async with gallows() as scene:
+        leader = scene.kernel.spawn("leader", cgroup=JOB, on_term=OnTerm.IGNORES)
+        victim = scene.victim(leader, Unit.CGROUP)
+        scene.send(victim, Signal.TERM)
+        scene.kernel.spawn("sshd", cgroup=JOB, exe="/usr/sbin/sshd")
+        scene.send(victim, Signal.KILL)
+        assert scene.sent() == [(leader, "SIGTERM"), (leader, "SIGKILL")]
+
+
+def test_a_hand_works_in_order_in_a_thread_of_its_own_and_a_fault_does_not_stop_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.ERROR, "lmkd")
+    hand, done = Hand("test-hand"), []
+    hand.do(lambda: done.append(threading.current_thread().name))
+    hand.do(lambda: 1 // 0)
+    hand.do(lambda: done.append("after"))
+    hand.finish()
+    assert done == ["test-hand", "after"]
+    assert "background work failed" in caplog.text
