@@ -32,6 +32,8 @@ NEVER_KILLED = frozenset(
         "pipewire", "wireplumber", "pulseaudio",
     }
 )  # fmt: skip
+SYSTEM_PLACES = ("/usr/", "/bin/", "/sbin/", "/lib", "/opt/", "/nix/store/", "/gnu/store/")
+"""Where an administrator alone installs: a copy named sshd in somebody's home is not sshd."""
 DELETED = " (deleted)"
 
 
@@ -64,7 +66,8 @@ def never_kill_reason(process: Process, own_pid: int) -> str | None:
         return f"oom_score_adj {process.oom_score_adj}"
     # Without CAP_SYS_PTRACE the link of another user's process cannot be read: then its own word has to do.
     name = exe_name(process.exe) or process.comm
-    if name in NEVER_KILLED:
+    installed = not process.exe or process.exe.startswith(SYSTEM_PLACES)
+    if name in NEVER_KILLED and installed:
         return f"{name}: a session or a machine cannot lose it"
     return None
 

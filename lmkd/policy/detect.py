@@ -298,7 +298,8 @@ def judge(
     # and 200 MB of zram untouched).
     emergency = stalled or (past_hard_limit and exhausted)
     return Judgement(
-        findings[0].level,
+        # The windows differ: after a kill the level still looks a second back, the emergency does not.
+        Level.CRITICAL if emergency else findings[0].level,
         findings[0].reason,
         tuple(findings),
         harm,

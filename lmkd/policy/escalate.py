@@ -27,6 +27,7 @@ from lmkd.policy.listen import open_promises
 from lmkd.policy.rank import Candidate, rank_candidates
 from lmkd.policy.settings import Settings
 from lmkd.policy.state import UNTOLD, DomainState, Kill, Told
+from lmkd.policy.tell import record_notices
 from lmkd.policy.turn import Turn
 
 NOTHING_LEFT_PAUSE_US = 1_000_000
@@ -105,10 +106,15 @@ def choose_victim(
     if not worth:
         return None
     lowest = worth[0].victim.app_class
+    ending = turn.state.victims_in_flight()
     waits: list[tuple[int, str]] = []
     for candidate in worth:
         if candidate.victim.app_class is not lowest:
             break
+        if (candidate.victim.pid, candidate.victim.start_ticks) in ending:
+            soon_us = turn.now_us + turn.settings.read_pressed_us
+            waits.append((soon_us, f"another domain is ending {candidate.victim.name}"))
+            continue
         until_us, reason = _wait_for(turn, domain, judgement, candidate)
         if judgement.emergency or until_us <= turn.now_us:
             return Choice(candidate, turn.now_us, "")
@@ -206,18 +212,18 @@ def _end_grace(turn: Turn, domain: DomainState, app: int, judgement: Judgement) 
         told.last_us,
         emergency=True,
     )
-    turn.act(
-        Notify(
-            app,
-            word.notice,
-            domain.domain,
-            word.level,
-            word.target_kib,
-            word.deadline_us,
-            judgement.reason,
-            emergency=True,
-        )
+    notify = Notify(
+        app,
+        word.notice,
+        domain.domain,
+        word.level,
+        word.target_kib,
+        word.deadline_us,
+        judgement.reason,
+        emergency=True,
     )
+    turn.act(notify)
+    record_notices(turn, domain, [notify])
     turn.state = replace(turn.state, next_notice=word.notice + 1)
     return replace(domain, told={**domain.told, app: word})
 
@@ -238,7 +244,32 @@ def take_exit(turn: Turn, event: VictimExited) -> None:
             "sigkill": kill.sigkill_sent_us is not None,
         },
     )
-    turn.keep(replace(domain, in_flight=None, relieved_us=turn.now_us, scan_after_us=turn.now_us))
+    turn.keep(
+        replace(
+            domain,
+            in_flight=None,
+            relieved_us=turn.now_us,
+            scan_after_us=turn.now_us,
+            ended=kill,
+        )
+    )
+
+
+def measure_relief(turn: Turn, domain: DomainState) -> DomainState:
+    """Keep what memory came back, at the first reading after a kill has settled."""
+    kill = domain.ended
+    if kill is None or turn.now_us < domain.relieved_us + turn.settings.settle_us:
+        return domain
+    turn.record(
+        domain,
+        "measured",
+        {
+            "kill": kill.kill,
+            "before_kib": kill.available_kib,
+            "available_kib": domain.window[-1].available_kib,
+        },
+    )
+    return replace(domain, ended=None)
 
 
 def take_failure(turn: Turn, event: SignalFailed) -> None:
@@ -292,6 +323,7 @@ def _record_kill(
         {
             "kill": turn.state.next_kill - 1,
             "pid": victim.pid,
+            "app": victim.app,
             "name": victim.name,
             "class": victim.app_class.word,
             "why_class": victim.why_class,

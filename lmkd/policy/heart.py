@@ -20,11 +20,13 @@ from lmkd.policy.escalate import (
     advance_kill,
     consider_kill,
     may_kill_now,
+    measure_relief,
     take_exit,
     take_failure,
     take_scan,
 )
 from lmkd.policy.listen import take_ack, take_measures
+from lmkd.policy.returning import forget_departed, remember_departed, welcome_back
 from lmkd.policy.settings import Settings
 from lmkd.policy.simulate import end_simulations, start_simulation
 from lmkd.policy.state import NEVER_US, DomainState, State
@@ -102,6 +104,7 @@ def _take_reading(turn: Turn, event: events.ReadingTaken) -> None:
         judgement=judgement,
         held={finding.detector: finding.level for finding in judgement.findings},
     )
+    domain = measure_relief(turn, domain)
     domain = _move_level(turn, domain, reading)
     domain = advance_kill(turn, domain)
     turn.keep(domain)
@@ -158,7 +161,8 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
     domain = tell_apps(turn, domain)
     if level is Level.NORMAL:
         turn.record(domain, "closed", {})
-        domain = replace(domain, episode=None, spared=frozenset())
+        domain = replace(domain, episode=None, spared=frozenset(), ended=None)
+        forget_departed(turn, domain.domain)
     return domain
 
 
@@ -184,8 +188,13 @@ def _close_domain(turn: Turn, event: events.DomainClosed) -> None:
 
 
 def _register(turn: Turn, event: events.AppRegistered) -> None:
-    turn.state = replace(turn.state, apps={**turn.state.apps, event.app.app: event.app})
-    tell_present_level(turn, event.app)
+    app = event.app
+    turn.state = replace(turn.state, apps={**turn.state.apps, app.app: app})
+    before = turn.state.departed.get((app.pid, app.start_ticks))
+    if before is None:
+        tell_present_level(turn, app)
+    else:
+        welcome_back(turn, app, before)
 
 
 def _update(turn: Turn, event: events.AppUpdated) -> None:
@@ -205,6 +214,7 @@ def _forget(turn: Turn, event: events.AppGone) -> None:
     def without(held: Any) -> dict[int, Any]:
         return {number: kept for number, kept in held.items() if number != event.app}
 
+    remember_departed(turn, event.app)
     state = turn.state
     # A wait for what it promised is over with it.
     domains = {

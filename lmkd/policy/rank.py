@@ -133,8 +133,6 @@ def _spare_reason(
     identity = (victim.pid, victim.start_ticks)
     if identity in domain.spared:
         return "it could not be killed before"
-    if identity in turn.state.victims_in_flight():
-        return "another domain is ending it"
     least_kib = settings.min_victim_kib(total_kib)
     if victim.size_kib < least_kib:
         return f"not worth killing: {victim.size_kib} KiB, the least is {least_kib} KiB"

@@ -11,6 +11,7 @@ from lmkd.model import SYSTEM_DOMAIN, Level
 from lmkd.policy.actions import Notify
 from lmkd.policy.events import SimulationAsked
 from lmkd.policy.state import Simulation
+from lmkd.policy.tell import repeat_word
 from lmkd.policy.turn import Turn
 
 SIMULATED_REASON = "simulated: nothing is wrong, and nothing will be killed for it"
@@ -79,15 +80,4 @@ def _tell_truth(turn: Turn, number: int) -> None:
         )
         turn.state = replace(turn.state, next_notice=notice + 1)
     elif told.level is domain.level:
-        turn.act(
-            Notify(
-                number,
-                told.notice,
-                SYSTEM_DOMAIN,
-                told.level,
-                told.target_kib,
-                told.deadline_us,
-                domain.reason,
-                emergency=told.emergency,
-            )
-        )
+        repeat_word(turn, domain, number)

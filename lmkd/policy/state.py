@@ -66,6 +66,14 @@ class Simulation:
 
 
 @dataclass(frozen=True, slots=True)
+class Departed:
+    """What a program that left in mid-episode had been told, by domain, and its trust: it may come back."""
+
+    told: Mapping[str, Told]
+    trust: int
+
+
+@dataclass(frozen=True, slots=True)
 class DomainState:
     """One domain."""
 
@@ -86,6 +94,8 @@ class DomainState:
     tell_due_us: int | None = None
     """When an app that rests is to hear something."""
     in_flight: Kill | None = None
+    ended: Kill | None = None
+    """The last kill, until it was measured what it gave back."""
     relieved_us: int = NEVER_US
     """When the last kill ended."""
     scan_after_us: int = NEVER_US
@@ -109,6 +119,7 @@ class State:
     trust: Mapping[int, int] = field(default_factory=dict)
     """App number to how it kept its word: above 0 it did, below it did not, absent is 0."""
     simulations: Mapping[int, Simulation] = field(default_factory=dict)
+    departed: Mapping[Identity, Departed] = field(default_factory=dict)
     next_notice: int = 1
     next_kill: int = 1
     next_episode: int = 1

@@ -100,17 +100,35 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
         turn.act(MeasureApps(domain.domain, asked))
     turn.act(*notifications)
     turn.state = replace(turn.state, next_notice=notice, trust=trust, simulations=simulations)
-    _record(turn, domain, notifications)
+    record_notices(turn, domain, notifications)
     return replace(domain, told=told)
 
 
 def _has_nothing(domain: DomainState, app: App) -> bool:
-    """Whether an app said, to its last notice above normal, that it has nothing to give."""
+    """Whether an app was asked for something at its last notice and said that it has nothing to give."""
     told = domain.told.get(app.app, UNTOLD)
-    return told.level > Level.NORMAL and told.answer is Answer.NOTHING
+    return told.target_kib > 0 and told.answer is Answer.NOTHING
 
 
-def _record(turn: Turn, domain: DomainState, sent: Sequence[Notify]) -> None:
+def repeat_word(turn: Turn, domain: DomainState, app: int) -> None:
+    """Say the standing word to an app once more, with its number and its deadline."""
+    told = domain.told[app]
+    turn.act(
+        Notify(
+            app,
+            told.notice,
+            domain.domain,
+            told.level,
+            told.target_kib,
+            told.deadline_us,
+            domain.reason,
+            emergency=told.emergency,
+        )
+    )
+
+
+def record_notices(turn: Turn, domain: DomainState, sent: Sequence[Notify]) -> None:
+    """Keep who was told what, the first of them by name."""
     apps: list[Plain] = [
         {
             "app": notify.app,
@@ -128,6 +146,7 @@ def _record(turn: Turn, domain: DomainState, sent: Sequence[Notify]) -> None:
             "level": domain.level.word,
             "count": len(sent),
             "target_kib": sum(notify.target_kib for notify in sent),
+            "emergency": any(notify.emergency for notify in sent),
             "apps": apps,
         },
     )

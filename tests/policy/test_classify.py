@@ -71,3 +71,8 @@ def test_an_unknown_name_protects_nobody_where_the_executable_cannot_be_read() -
 )
 def test_the_name_of_an_executable_survives_its_upgrade(exe: str, name: str) -> None:
     assert exe_name(exe) == name
+
+
+def test_a_copy_in_somebodys_home_is_not_the_program_whose_name_it_bears() -> None:
+    assert never_kill_reason(process(10, comm="sshd", exe="/home/eve/sshd"), OWN_PID) is None
+    assert never_kill_reason(process(10, comm="sshd", exe="/usr/sbin/sshd"), OWN_PID) is not None

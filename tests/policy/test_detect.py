@@ -497,3 +497,15 @@ def test_figures_in_reasons_are_cut_and_never_rounded_up() -> None:
         "1.0 MiB",
         "1.5 MiB",
     ]
+
+
+def test_an_emergency_is_critical_also_where_the_last_whole_second_was_not() -> None:
+    judgement = judged(
+        reading(0, 500, some_ms=0, full_ms=0),
+        reading(1000, 500, some_ms=0, full_ms=0),
+        reading(1140, 500, some_ms=140, full_ms=140),
+        relieved_ms=1000,
+    )
+    assert judgement.findings[0].level is not Level.CRITICAL
+    assert judgement.emergency
+    assert judgement.level is Level.CRITICAL

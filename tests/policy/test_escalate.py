@@ -465,6 +465,7 @@ def test_the_record_of_a_kill_says_all_that_it_followed_from() -> None:
     assert {key: value for key, value in record.detail.items() if key != "ranked"} == {
         "kill": 1,
         "pid": 10,
+        "app": None,
         "name": "leak",
         "class": "background",
         "why_class": "oom_score_adj 700",
@@ -513,3 +514,37 @@ def test_a_cgroup_dies_with_the_grace_of_its_app() -> None:
     scene.read(3000, 40)
     (sent,) = only(SendSignal, scene.scan(3000, process_of(database), worker))
     assert (sent.victim.unit, sent.victim.cgroup) == (Unit.CGROUP, "/db")
+
+
+def test_a_victim_of_another_domain_is_waited_for_also_in_an_emergency() -> None:
+    scene = Scene(domains=(SYSTEM_DOMAIN, BOX))
+    inside = process(10, 300, adj=900, cgroup=BOX)
+    above = process(11, 300, adj=700)
+    scene.read(0, 40, BOX)
+    assert signals(scene.scan(0, inside, domain=BOX)) == [(10, "SIGTERM")]
+    scene.read(0, 10)
+    judgement = scene.domain().judgement
+    assert judgement is not None
+    assert judgement.emergency
+    assert signals(scene.scan(0, inside, above)) == []
+    assert scene.domain().scan_after_us == 100 * MS
+
+
+def test_what_came_back_is_kept_at_the_first_reading_after_the_kill_has_settled() -> None:
+    scene = Scene()
+    scene.read(0, 40)
+    scene.scan(0, LEAK)
+    scene.exited(50, 1)
+    assert not [one for one in only(Record, scene.read(100, 300)) if one.kind == "measured"]
+    (record,) = (one for one in only(Record, scene.read(150, 340)) if one.kind == "measured")
+    assert record.detail == {"kill": 1, "before_kib": 40 * MIB, "available_kib": 340 * MIB}
+    assert not [one for one in only(Record, scene.read(250, 340)) if one.kind == "measured"]
+
+
+def test_the_notice_that_takes_the_grace_back_is_kept_too() -> None:
+    scene = Scene(app(1))
+    scene.read(0, 40)
+    scene.read(100, 10)
+    out = scene.scan(100, process_of(app(1), 300))
+    (record,) = (one for one in only(Record, out) if one.kind == "told")
+    assert record.detail["emergency"] is True

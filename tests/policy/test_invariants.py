@@ -7,7 +7,7 @@ heart against the invariants, and says which one was broken.
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -189,6 +189,8 @@ TestDaemon.settings = settings(
     deadline=None,
     max_examples=100,
     stateful_step_count=40,
+    # To shrink a failure of this machine takes hypothesis its full five minutes; a seed is replayed in seconds.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
 

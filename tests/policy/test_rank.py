@@ -132,19 +132,6 @@ def test_nothing_outside_the_subtree_is_ranked() -> None:
     assert pids(candidates) == [10]
 
 
-def test_a_victim_of_another_domain_is_left_to_it() -> None:
-    scene = Scene(domains=(SYSTEM_DOMAIN, BOX))
-    one, other = process(10, 300, adj=900, cgroup=BOX), process(11, 30, adj=900, cgroup=BOX)
-    scene.read(0, 40, BOX)
-    scene.scan(0, one, other, domain=BOX)
-    scene.read(0, 40)
-    candidates = ranked(scene, one, other)
-    assert [(seen.victim.pid, seen.spared) for seen in candidates] == [
-        (10, "another domain is ending it"),
-        (11, None),
-    ]
-
-
 def test_without_a_reading_the_least_worth_is_the_least_of_all() -> None:
     small, smaller = process(10, 4, adj=900), process(11, 3, adj=900)
     candidates = ranked(Scene(), small, smaller)

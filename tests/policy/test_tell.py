@@ -196,3 +196,14 @@ def test_a_thousand_notices_are_one_record_of_bounded_length() -> None:
 def test_a_unit_does_not_change_who_is_told() -> None:
     scene = Scene(app(1, unit=Unit.CGROUP, cgroup=BOX))
     assert told(scene.read(0, 110)) == [(1, "low")]
+
+
+def test_nothing_from_one_of_whom_nothing_was_asked_leaves_it_in_the_next_share() -> None:
+    first, second = app(1, CACHED, sheddable_mib=300), app(2, BACKGROUND, sheddable_mib=300)
+    scene = Scene(first, second)
+    scene.read(0, 110)
+    assert scene.domain().told[2].target_kib == 0
+    scene.ack(100, 2, Answer.NOTHING)
+    scene.ack(100, 1, Answer.NOTHING)
+    out = only(Notify, scene.read(200, 40))
+    assert [(word.app, word.target_kib > 0) for word in out] == [(1, False), (2, True)]

@@ -40,6 +40,8 @@ class Witness:
         """The last real notice to an app, by domain."""
         self.deadlines: dict[tuple[int, str], int] = {}
         self.extended: set[int] = set()
+        self.given: dict[int, tuple[int, int]] = {}
+        """By number of a notice: when it was first given, and its deadline."""
         self.heard: dict[tuple[int, str], Level] = {}
         self.told_us: dict[tuple[int, str, Level], int] = {}
         self.simulated_until_us: dict[int, int] = {}
@@ -159,6 +161,9 @@ class Witness:
         """The level of the last reading, not the one that is held: who shed in time has its reward at once."""
         findings = self._findings(sent.domain, self.held_before[sent.domain])
         asked = max((finding.level for finding in findings), default=Level.NORMAL)
+        judgement = self.world.state.domains[sent.domain].judgement
+        if judgement is not None and judgement.emergency and findings:
+            asked = Level.CRITICAL
         killed_at = self.settings.classes[sent.victim.app_class].killed_at
         assert killed_at is not None
         assert asked >= killed_at
@@ -218,9 +223,10 @@ class Witness:
         assert state == self.world.state
 
     def invariant_9_one_notice_per_level_and_rest(self, notice: actions.Notify) -> None:
-        """But for the emergency notice of deadline zero, and the repetition of one after a simulation."""
+        """But for the emergency notice of deadline zero, and the repetition of one: after a simulation, or to an app
+        that left and is back. A repetition renews nothing."""
         if self._is_repeated(notice):
-            assert notice.deadline_us == self.deadlines[(notice.app, notice.domain)]
+            assert notice.deadline_us == self.given[notice.notice][1]
             return
         if notice.simulated or notice.emergency:
             return
@@ -296,22 +302,24 @@ class Witness:
                 self.extended.add(notice)
                 grace_us = self.settings.classes[self.apps[number].app_class].grace_us
                 self.deadlines[key] += grace_us
+                self.given[notice] = (self.given[notice][0], self.deadlines[key])
 
     def _note_notice(self, notice: actions.Notify) -> None:
         key = (notice.app, notice.domain)
         self.heard[key] = notice.level
         if notice.simulated:
             return
-        if not notice.emergency and not self._is_repeated(notice):
-            self.told_us[(*key, notice.level)] = self.now_us
+        given_us = self.given[notice.notice][0] if self._is_repeated(notice) else self.now_us
+        self.given[notice.notice] = (given_us, notice.deadline_us)
+        if not notice.emergency:
+            self.told_us[(*key, notice.level)] = given_us
         self.notices[key] = notice
         self.deadlines[key] = notice.deadline_us
         if notice.domain == SYSTEM_DOMAIN and not notice.emergency:
             self.simulated_until_us.pop(notice.app, None)
 
     def _is_repeated(self, notice: actions.Notify) -> bool:
-        before = self.notices.get((notice.app, notice.domain))
-        return before is not None and before.notice == notice.notice
+        return notice.notice in self.given
 
     def _findings(self, domain: str, held: dict[str, Level]) -> list[Finding]:
         found = (
