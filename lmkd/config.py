@@ -26,6 +26,8 @@ SYSTEM_CONFIG_DIR = Path("/etc/lmkd/lmkd.d")
 RISING = (Level.LOW, Level.MEDIUM, Level.CRITICAL)
 DESCRIBED_MOST = 80
 """Characters of a wrong value that are repeated in a mistake."""
+CGROUP_MOST_CHARS = 1024
+"""What the wire takes for a domain: one that no client could name would be watched for nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +100,21 @@ def load_config(files: Iterable[Path]) -> Config:
 # --- files and places ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Layer:
     file: str
     table: Table
     text: str
+    lines: dict[Key, int] | None = None
+    """Found when the first mistake asks for one."""
 
     def line(self, key: Key) -> int | None:
         """Return the line of a key; inside an inline table or array, that of the key which holds it."""
-        lines = _find_lines(self.text)
-        while key and key not in lines:
+        if self.lines is None:
+            self.lines = _find_lines(self.text)
+        while key and key not in self.lines:
             key = key[:-1]
-        return lines.get(key)
+        return self.lines.get(key)
 
 
 def _shipped() -> bytes:
@@ -236,7 +241,13 @@ def _path(value: object) -> str:
 
 
 def _cgroup(value: object) -> str:
-    if isinstance(value, str) and re.fullmatch(r"(/[^/\0]+)+", value) and "/../" not in f"{value}/":
+    if (
+        isinstance(value, str)
+        and value.startswith("/")
+        and len(value) <= CGROUP_MOST_CHARS
+        and not any(part in ("", ".", "..") for part in value[1:].split("/"))
+        and not any(sign < " " or "\x7f" <= sign <= "\x9f" for sign in value)
+    ):
         return value
     raise _BadValue('a cgroup\'s path below the mount, such as "/system.slice/build.service"')
 
@@ -506,6 +517,8 @@ def _check_orders(reader: _Reader) -> None:
     _check_order(
         reader, "stall", "an emergency is more than critical", ["critical", "emergency"], "full"
     )
+    # Nothing of the kind between harm and critical: to tell first and kill later, or the other way, is a choice.
+    _check_order(reader, "stall", "an emergency is more than harm", ["harm", "emergency"], "full")
     _check_order(
         reader, "floor", "a higher level has less memory left", ["emergency", *falling], "enter"
     )

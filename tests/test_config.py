@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lmkd_proto.values import Domain
 
 from lmkd import config
 from lmkd.config import ConfigError, Mistake, find_config_files, load_config
@@ -215,6 +217,9 @@ SIZE = 'expected a size such as "64MiB" or "1GiB"'
         ('[[domain]]\ncgroup = "/a/../b"', "2: domain.0.cgroup: expected a cgroup's path"),
         ('[[domain]]\ncgroup = "/a/"', "2: domain.0.cgroup: expected a cgroup's path"),
         ('[[domain]]\ncgroup = "/"', "2: domain.0.cgroup: expected a cgroup's path"),
+        ('[[domain]]\ncgroup = "/a//b"', "2: domain.0.cgroup: expected a cgroup's path"),
+        ('[[domain]]\ncgroup = "/a/."', "2: domain.0.cgroup: expected a cgroup's path"),
+        ('[[domain]]\ncgroup = "/a\\n"', "2: domain.0.cgroup: expected a cgroup's path"),
         # a key that there is not, with the nearest that there is
         ("[stal.low]", "1: stal: unknown key; did you mean 'stall'?"),
         ("[stall.lo]", "1: stall.lo: unknown key; did you mean 'low'?"),
@@ -243,6 +248,11 @@ SIZE = 'expected a size such as "64MiB" or "1GiB"'
             '[stall.emergency]\nfull = "15%"',
             "2: stall.emergency.full: an emergency is more than critical: stall.critical.full must "
             "be less than stall.emergency.full",
+        ),
+        (
+            '[stall.harm]\nfull = "50%"',
+            "2: stall.harm.full: an emergency is more than harm: stall.harm.full must be less than "
+            "stall.emergency.full",
         ),
         (
             '[floor.low]\nenter = "8%"',
@@ -286,6 +296,63 @@ def test_each_mistake_says_where_it_is_and_what_was_expected(
 ) -> None:
     (line,) = mistakes_of(tmp_path, text)
     assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/" + "x" * 1023,
+        "/" + "x" * 1024,
+        "/" + "ü" * 1023,
+        "/a/b.slice/c d",
+        "/a/...",
+        "/.a",
+        "/a\u00a0b",
+        *(
+            "/a" + part
+            for part in ("/", "//b", "/.", "/..", "/./b", "/../b", "\x85", "\x1f", "\x7f")
+        ),
+        *("//a", "a", "", "/../a"),
+    ],
+)
+def test_a_cgroup_is_taken_where_a_client_could_name_it(tmp_path: Path, path: str) -> None:
+    written = write(tmp_path, f"[[domain]]\ncgroup = {json.dumps(path)}\n")
+    if Domain().accepts(path):
+        assert load_config([written]).settings.domains == (SYSTEM_DOMAIN, path)
+    else:
+        with pytest.raises(ConfigError, match=r"domain\.0\.cgroup: expected a cgroup's path"):
+            load_config([written])
+
+
+def test_harm_above_critical_is_a_choice(tmp_path: Path) -> None:
+    path = write(tmp_path, '[stall.harm]\nsome = "80%"\nfull = "40%"\n')
+    assert load_config([path]).settings.stall_harm == StallStep(8000, 4000)
+
+
+def test_a_thousand_mistakes_take_one_look_at_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    find = config._find_lines
+
+    def count(text: str) -> dict[tuple[str, ...], int]:
+        looks.append(text)
+        return find(text)
+
+    monkeypatch.setattr(config, "_find_lines", count)
+    text = "".join(f"[[domain]]\ncgroup = {number}\n" for number in range(1000))
+    said = mistakes_of(tmp_path, text)
+    assert len(said) == 1000
+    assert said[-1].startswith("2000: domain.999.cgroup: ")
+    assert len(looks) == 1
+
+
+def test_a_good_configuration_is_not_searched_for_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compile what finds them costs the daemon 1.5 MiB for good."""
+    monkeypatch.delattr(config, "_find_lines")
+    load_config([write(tmp_path, '[timing]\nrest = "4s"\n')])
 
 
 def test_several_mistakes_are_reported_in_one_pass(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _history(client: Client, arguments: Namespace, page: Page) -> None:
         _print_json(page, {"episodes": episodes, "total": last.get("total")})
         return
     total = number(last, "total")
-    page.draw(describe_episodes(episodes, total, _going_on(client), _now_unix_ms(), None))
+    page.draw(describe_episodes(episodes, total, _now_unix_ms(), None))
 
 
 def _one_episode(client: Client, arguments: Namespace, page: Page) -> None:
@@ -92,8 +92,7 @@ def _one_episode(client: Client, arguments: Namespace, page: Page) -> None:
     if arguments.json:
         _print_json(page, {"summary": summary, "records": records})
         return
-    going_on = arguments.episode in _going_on(client)
-    page.draw(tell_story(summary, records, _now_unix_ms(), None, going_on=going_on))
+    page.draw(tell_story(summary, records, _now_unix_ms(), None))
 
 
 def read_parts(
@@ -113,12 +112,6 @@ def read_parts(
         if full or following is None or following <= after:
             return found, part
         after = following
-
-
-def _going_on(client: Client) -> frozenset[int]:
-    """Return the episodes that are going on: history itself cannot tell them from those cut short."""
-    episodes = (number(domain, "episode") for domain in rows(client.status(), "domains"))
-    return frozenset(episode for episode in episodes if episode is not None)
 
 
 def _simulate(client: Client, arguments: Namespace, page: Page) -> None:

@@ -157,14 +157,13 @@ def trust_words(trust: int | None) -> str:
 def describe_episodes(
     episodes: Sequence[Row],
     total: int | None,
-    going_on: frozenset[int],
     now_unix_ms: int,
     zone: tzinfo | None,
 ) -> list[Block]:
     """Return episodes as a table, in the order given."""
     if not episodes:
         return [Line("No episode yet: memory has not been short.")]
-    cells = tuple(_episode_cells(episode, going_on, now_unix_ms, zone) for episode in episodes)
+    cells = tuple(_episode_cells(episode, now_unix_ms, zone) for episode in episodes)
     blocks: list[Block] = [Table(_EPISODE_COLUMNS, cells)]
     earlier = 0 if total is None else total - len(episodes)
     if earlier > 0:
@@ -172,15 +171,13 @@ def describe_episodes(
     return blocks
 
 
-def _episode_cells(
-    episode: Row, going_on: frozenset[int], now_unix_ms: int, zone: tzinfo | None
-) -> tuple[str, ...]:
+def _episode_cells(episode: Row, now_unix_ms: int, zone: tzinfo | None) -> tuple[str, ...]:
     opened_ms = number(episode, "opened_unix_ms")
     lasted = time_words(number(episode, "duration_ms"))
-    if number(episode, "episode") in going_on:
+    if flag(episode, "open"):
         lasted = "going on"
     elif episode.get("closed") is False:
-        lasted = f"{lasted}, cut short"
+        lasted += ", cut short" if "open" in episode else ", not over"
     return (
         _number_cell(episode, "episode"),
         date_words(opened_ms, zone),

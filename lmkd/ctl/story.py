@@ -46,8 +46,6 @@ def tell_story(
     records: Sequence[Row],
     now_unix_ms: int,
     zone: tzinfo | None,
-    *,
-    going_on: bool,
 ) -> list[Block]:
     """Return one episode as blocks: what came of it first, and then how it went."""
     past = _Past()
@@ -65,21 +63,23 @@ def tell_story(
                 # After a table nobody remembers what time it was.
                 said_at = "" if isinstance(sentence, Table) else said_at
                 story.append(sentence)
-    head = _head(summary, now_unix_ms, zone, going_on=going_on)
+    head = _head(summary, now_unix_ms, zone)
     return [*head, *past.sum_up(summary), Line(), *story]
 
 
-def _head(summary: Row, now_unix_ms: int, zone: tzinfo | None, *, going_on: bool) -> list[Block]:
+def _head(summary: Row, now_unix_ms: int, zone: tzinfo | None) -> list[Block]:
     opened_ms = number(summary, "opened_unix_ms")
     ago = "" if opened_ms is None else f" ({ago_words(opened_ms, now_unix_ms)})"
     episode, peak = number(summary, "episode"), text(summary, "peak", "?")
     lasted = time_words(number(summary, "duration_ms"))
-    if going_on:
+    if flag(summary, "open"):
         end = "It is still going on."
-    elif summary.get("closed") is False:
+    elif summary.get("closed") is not False:
+        end = f"It was over after {lasted}."
+    elif "open" in summary:
         end = f"It was cut short after {lasted}: the daemon left."
     else:
-        end = f"It was over after {lasted}."
+        end = f"It was not over after {lasted}."
     number_words = NOT_SAID if episode is None else str(episode)
     domain = text(summary, "domain")
     where = "" if domain in ("system", "") else f" in {domain}"
@@ -147,19 +147,24 @@ class _Past:
     def tell_told(self, record: Row) -> list[Block]:
         apps = rows(record, "apps")
         at_ms = number(record, "at_ms") or 0
-        level = text(record, "level", "?")
+        level, emergency = text(record, "level", "?"), flag(record, "emergency")
         for app in apps:
             which = number(app, "app")
             if which is None:
                 continue
-            self._told[which] = (at_ms, {**app, "level": level})
-            self._answered.pop(which, None)
+            if not emergency or which not in self._told:
+                # Who had its time before an emergency is asked what it made of that time.
+                self._told[which] = (at_ms, {**app, "level": level})
+                self._answered.pop(which, None)
             if number(app, "target_kib"):
                 self._asked.add(which)
         count = number(record, "count")
         many = count_words(len(apps) if count is None else count, "app")
         if level == "normal":
             return [Line(f"{many} told that it is over.")]
+        if emergency:
+            named = list_words([_named(app) for app in apps[:_NAMED_MOST]]) or many
+            return [Line(f"{named} told that no time is left: an emergency.", level=level)]
         asked = [app for app in apps if number(app, "target_kib")]
         if not asked:
             if len(apps) <= _UNASKED_NAMED_MOST:
@@ -254,6 +259,19 @@ class _Past:
             return [Line(f"{name} was gone {after} after SIGTERM; it took SIGKILL.")]
         return [Line(f"{name} was gone {after} after SIGTERM.")]
 
+    def tell_measured(self, record: Row) -> list[Block]:
+        """Say what memory came back once a victim's end had settled."""
+        name = self._victim_name(record)
+        before_kib, after_kib = number(record, "before_kib"), number(record, "available_kib")
+        if before_kib is None or after_kib is None:
+            return [Line(f"{name} gone, {size_words(after_kib)} was available.")]
+        change = f"from {size_words(before_kib)} to {size_words(after_kib)}"
+        if after_kib > before_kib:
+            back = size_words(after_kib - before_kib)
+            return [Line(f"{name} gave back {back}: available rose {change}.")]
+        went = f"available fell {change}" if after_kib < before_kib else "available is what it was"
+        return [Line(f"{name} gave back nothing that was not taken at once: {went}.")]
+
     def tell_failed(self, record: Row) -> list[Block]:
         reason = text(record, "reason", "it is not said why")
         return [
@@ -300,6 +318,7 @@ _TOLD_BY: dict[str, Callable[[_Past, Row], list[Block]]] = {
     "would_kill": _Past.tell_kill,
     "signal": _Past.tell_signal,
     "exited": _Past.tell_exited,
+    "measured": _Past.tell_measured,
     "failed": _Past.tell_failed,
     "nothing_left": _Past.tell_nothing_left,
     "closed": _Past.tell_closed,

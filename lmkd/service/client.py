@@ -38,6 +38,7 @@ class Client:
         "domains",
         "killed",
         "name",
+        "notices",
         "out",
         "pid",
         "simulating",
@@ -58,6 +59,8 @@ class Client:
         self.name = ""
         self.domains: tuple[str, ...] = ()
         self.app: int | None = None
+        self.notices = range(0)
+        """The numbers from its app's first notice to its last; some between are other apps'."""
         self.simulating = False
         self.broken = False
         self.out: bytes = b""

@@ -33,6 +33,7 @@ from lmkd.service.projection import Projection
 from lmkd.service.ready import notify_manager
 from lmkd.service.requests import Requests
 from lmkd.service.server import Credentials, Server
+from lmkd.service.simulations import Simulations
 
 log = logging.getLogger("lmkd")
 
@@ -96,8 +97,6 @@ class Daemon:
             Journal(None, keep) if self.state_dir is None else open_journal(self.state_dir, keep)
         )
         with ExitStack() as leaving:
-            if self.socket_path is not None:
-                leaving.callback(remove_socket, self.socket_path, inode)
             leaving.callback(journal.close)
             # Two: to take a victim's memory back must not wait for the disk.
             hand, clerk = self.make_hand("lmkd-hand"), self.make_hand("lmkd-clerk")
@@ -106,6 +105,9 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 parts = _Parts(self, nursery, journal, hand, clerk)
                 leaving.callback(parts.leave)
+                if self.socket_path is not None:
+                    # While it still answers: once it does not, another daemon may take its place, inode and all.
+                    leaving.callback(remove_socket, self.socket_path, inode)
                 # From here on SIGHUP no longer ends us, and who hears READY may send it.
                 await nursery.start(parts.obey_signals, nursery.cancel_scope)
                 nursery.start_soon(parts.server.serve)
@@ -148,7 +150,7 @@ class _Parts:
             own_uid=os.geteuid(),
             own_pid=own_pid,
             config=daemon.config,
-            later=self._later,
+            simulations=Simulations(self.engine, self._later),
             reload=self.reload,
             registered=daemon.registered,
             started_us=kernel.now_us(),
@@ -260,12 +262,33 @@ class _Parts:
             return str(error)
         self.requests.reload_problem = None
         self.requests.config = config
+        for line in self._fixed_differences(config):
+            log.warning("%s", line)
         self.engine.feed(events.SettingsChanged(self._settings(config)))
         for app in self.engine.state.apps.values():
             self.projection.project(app, self.engine.state.settings)
         self.monitor.follow(config.settings.domains)
         log.info("configuration read again: %s", ", ".join(config.files))
         return None
+
+    def _fixed_differences(self, config: Config) -> list[str]:
+        """Say which settings differ from what runs and cannot change while it does.
+
+        What the command line or a service manager gave instead of them has no say in that, before or after.
+        """
+        running = self._daemon.config
+        fixed: list[tuple[str, object, object]] = [
+            ("history_episodes", running.history_episodes, config.history_episodes)
+        ]
+        if self._daemon.socket_path == running.socket:
+            fixed.append(("socket", running.socket, config.socket))
+        if self._daemon.state_dir == running.state_dir:
+            fixed.append(("state_dir", running.state_dir, config.state_dir))
+        return [
+            f"service.{key} is {new} in the configuration now: that takes a restart; until then it stays {old}"
+            for key, old, new in fixed
+            if old != new
+        ]
 
     def _later(self, seconds: float, do: Callable[[], None]) -> Callable[[], None]:
         scope = trio.CancelScope()

@@ -75,7 +75,7 @@ class Episode:
             self.closed = True
 
     def summary(self) -> dict[str, Plain]:
-        """Return all but the records."""
+        """Return all but the records, as it is written. Whether it is open is true of a moment, and not written."""
         return {
             "episode": self.episode,
             "domain": self.domain,
@@ -164,12 +164,13 @@ class Journal:
         self._open.clear()
 
     def summaries(self) -> list[dict[str, Plain]]:
-        """Return every episode kept, the latest first."""
+        """Return every episode kept, the latest first. What is neither open nor closed was cut short."""
         with self._lock:
             found = {number: line.summary for number, line in self._written.items()}
             for held in (self._unwritten, self._open):
                 found.update({number: episode.summary() for number, episode in held.items()})
-        return [found[number] for number in sorted(found, reverse=True)][: self._keep]
+        numbers = sorted(found, reverse=True)[: self._keep]
+        return [{**found[number], "open": number in self._open} for number in numbers]
 
     def records(self, number: int) -> list[dict[str, Plain]] | None:
         """Return the records of an episode, or None when there is no such episode, or no more."""

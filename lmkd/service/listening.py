@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import select
 import socket
 import stat
 import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger("lmkd")
 
@@ -17,6 +21,9 @@ PASSED_FD = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 SO_PEERPIDFD = 77
 """asm-generic/socket.h, Linux 6.5; not in Python 3.11's socket module."""
+LOCK_TRIES = 200
+LOCK_PAUSE_S = 0.01
+"""It is held for a few system calls; two seconds are for a machine that is very busy."""
 PATH_MOST_BYTES = 107
 """sun_path holds 108 bytes with the final NUL (unix(7))."""
 
@@ -28,7 +35,8 @@ class SocketError(Exception):
 def bind_socket(path: str) -> socket.socket:
     """Listen at a path. A stale socket is replaced; one that somebody answers is refused.
 
-    Raises SocketError. The directory is made only one level deep: /run/lmkd is ours, /run is not.
+    Of several that start at once, one listens and the others are refused. Raises SocketError. The directory is made
+    only one level deep: /run/lmkd is ours, /run is not.
     """
     encoded = os.fsencode(path)
     if len(encoded) > PATH_MOST_BYTES:
@@ -40,8 +48,16 @@ def bind_socket(path: str) -> socket.socket:
         try:
             os.mkdir(directory, 0o755)
         except OSError as error:
-            raise SocketError(f"socket directory {directory}: {error.strerror}") from None
-    _clear_stale(path)
+            if not os.path.isdir(directory):  # another that starts may have made it
+                raise SocketError(f"socket directory {directory}: {error.strerror}") from None
+    _find_stale(path)  # who may not write there is told the same as who may
+    with _held_lock(path + ".lock"):
+        if _find_stale(path):
+            os.unlink(path)
+        return _listen(path)
+
+
+def _listen(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
@@ -111,11 +127,12 @@ def has_peer_left(sock: socket.socket) -> bool:
         os.close(pidfd)
 
 
-def _clear_stale(path: str) -> None:
+def _find_stale(path: str) -> bool:
+    """Return whether a socket is there that nobody answers; raises SocketError for all else that may be there."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise SocketError(f"socket {path}: {error.strerror}") from None
     if not stat.S_ISSOCK(found.st_mode):
@@ -125,8 +142,38 @@ def _clear_stale(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return True
+        except FileNotFoundError:
+            return False  # it has just been removed
         except OSError as error:
             raise SocketError(f"socket {path} is in use: {error.strerror}") from None
     raise SocketError(f"another daemon answers at {path}; stop it first, or give another --socket")
+
+
+@contextmanager
+def _held_lock(path: str) -> Iterator[None]:
+    """Hold a lock file, and leave none behind. It is held only while a daemon makes its socket."""
+    fd = _wait_lock(path)
+    try:
+        yield
+    finally:
+        os.unlink(path)
+        os.close(fd)
+
+
+def _wait_lock(path: str) -> int:
+    for _ in range(LOCK_TRIES):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SocketError(f"{path}: {error.strerror}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it before has removed it: then this is a lock that nobody else will ever see.
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(fd)
+        time.sleep(LOCK_PAUSE_S)
+    raise SocketError(f"{path} is held: another daemon has been starting for too long")

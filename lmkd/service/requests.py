@@ -6,35 +6,34 @@ the asker is an `error` with a code and a sentence, and costs nobody else anythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 
 import lmkd_proto as wire
-import msgpack
 
 import lmkd
 from lmkd.config import Config
 from lmkd.kernel.interface import Kernel
 from lmkd.model import SYSTEM_DOMAIN, Answer, App, AppClass, Level, Process, Unit, is_within
 from lmkd.policy.actions import Plain
-from lmkd.policy.classify import classify, never_kill_reason
-from lmkd.policy.events import AckReceived, AppGone, AppRegistered, AppUpdated, SimulationAsked
-from lmkd.policy.state import DomainState
-from lmkd.policy.window import SECOND_US, stall_permyriad
+from lmkd.policy.events import AckReceived, AppGone, AppRegistered, AppUpdated
 from lmkd.service.client import Client
+from lmkd.service.describing import (
+    Standing,
+    describe_process,
+    describe_status,
+    give_part,
+    level_frame,
+    list_files,
+)
 from lmkd.service.engine import Engine
 from lmkd.service.journal import Journal
 from lmkd.service.listening import has_peer_left
 from lmkd.service.projection import Projection
-from lmkd.service.server import KIB, Server, pressure_frame, printable
+from lmkd.service.server import KIB, Server, printable
+from lmkd.service.simulations import Simulations
 
-ROOM_BYTES = 40_000
-"""Of a frame's 65,536, for what is listed in one reply; longer lists are asked for in parts."""
-APPS_LISTED = 200
 SIMULATION_MOST_MS = 600_000
-PROBLEM_MOST = 2_000
-FILES_LISTED = 64
 
 
 class Refused(Exception):
@@ -47,8 +46,7 @@ class Refused(Exception):
 
 @dataclass(slots=True)
 class Requests:
-    """Answers requests. `later` runs something after so many seconds, and returns what calls that off; `reload`
-    returns what was wrong, if anything.
+    """Answers requests. `reload` returns what was wrong, if anything.
 
     `registered` holds the identities of all registered programs.
     """
@@ -60,7 +58,7 @@ class Requests:
     own_uid: int
     own_pid: int
     config: Config
-    later: Callable[[float, Callable[[], None]], Callable[[], None]]
+    simulations: Simulations
     reload: Callable[[], str | None]
     registered: set[tuple[int, int]]
     server: Server | None = None
@@ -69,8 +67,6 @@ class Requests:
     started_us: int = 0
     ceilings: dict[int, AppClass] = field(default_factory=dict)
     """The highest class that an app may have by its own word, where the controller has given it one."""
-    own_simulations: dict[Client, Callable[[], None]] = field(default_factory=dict)
-    """What ends the wait for the end of each client's simulation for itself."""
 
     def handle(self, client: Client, event: wire.Event) -> None:
         """Take one event of a client's stream, and answer it."""
@@ -97,9 +93,7 @@ class Requests:
 
     def forget(self, client: Client) -> None:
         """A client has left: so has its app, and what it simulated for itself."""
-        end = self.own_simulations.pop(client, None)
-        if end is not None:
-            end()
+        self.simulations.forget(client)
         if client.app is not None:
             self._remove_app(client)
 
@@ -133,7 +127,9 @@ class Requests:
             raise Refused("unknown_domain", f"no domain {request.domain!r}; watched are: {known}")
 
         def tell() -> None:
-            self._served.tell_level(client, request.domain, self._level_frame(request.domain))
+            self._served.tell_level(
+                client, request.domain, level_frame(self.engine.state, request.domain)
+            )
 
         if request.domain not in client.domains:
             self._served.subscribe(client, request.domain)
@@ -144,13 +140,6 @@ class Requests:
             raise Refused("not_subscribed", f"not subscribed to {request.domain!r}")
         self._served.unsubscribe(client, request.domain)
         return {}, None
-
-    def _level_frame(self, name: str) -> bytes:
-        domain = self.engine.state.domains.get(name)
-        if domain is None:
-            return pressure_frame(name, Level.NORMAL, "the domain is gone", 0)
-        available_kib = domain.window[-1].available_kib if domain.window else 0
-        return pressure_frame(name, domain.level, domain.reason, available_kib)
 
     # --- apps ------------------------------------------------------------------------------------------
 
@@ -267,8 +256,9 @@ class Requests:
 
     def _ack(self, client: Client, request: wire.Ack) -> Answered:
         app = self._own_app(client)
-        if not 0 < request.notice < self.engine.state.next_notice:
-            raise Refused("unknown_notice", f"no notice {request.notice} was ever given")
+        if request.notice not in client.notices:
+            text = f"no notice {request.notice} was given to this app"
+            raise Refused("unknown_notice", text)
         measured_kib = self.kernel.size_kib(app.pid, app.start_ticks)
         answer = Answer(request.answer)
         self.engine.feed(
@@ -294,123 +284,33 @@ class Requests:
         if client.simulating:
             raise Refused("busy", "a simulation of this client is still running")
         level = Level[request.level.upper()]
+        begin = self.simulations.begin_for_one
         if request.scope == "all":
             self._need_controller(client, "to simulate for others")
-            return {}, lambda: self._simulate_all(client, level, request.duration_ms)
-        return {}, lambda: self._simulate_self(client, level, request.duration_ms)
-
-    def _simulate_self(self, client: Client, level: Level, duration_ms: int) -> None:
-        if client.broken:
-            return
-        reason = "simulated for this client alone"
-        for name in client.domains:
-            self._served.tell_level(
-                client, name, pressure_frame(name, level, reason, 0, simulated=True)
-            )
-        apps = (client.app,) if client.app is not None else ()
-        self._start(client, apps, level, duration_ms)
-
-        def end() -> None:
-            client.simulating = False
-            self.own_simulations.pop(client, None)
-            for name in client.domains:
-                self._served.tell_level(client, name, self._level_frame(name))
-
-        self.own_simulations[client] = self.later(duration_ms / 1000, end)
-
-    def _simulate_all(self, client: Client, level: Level, duration_ms: int) -> None:
-        names = list(self.engine.state.domains)
-        for name in names:
-            frame = pressure_frame(name, level, "simulated for everybody", 0, simulated=True)
-            self._served.broadcast_frame(name, frame)
-        self._start(client, tuple(self.engine.state.apps), level, duration_ms)
-
-        def end() -> None:
-            client.simulating = False
-            for name in names:
-                self._served.broadcast_frame(name, self._level_frame(name))
-
-        self.later(duration_ms / 1000, end)
-
-    def _start(self, client: Client, apps: tuple[int, ...], level: Level, duration_ms: int) -> None:
-        client.simulating = True
-        self.engine.feed(SimulationAsked(apps, level, duration_ms * 1000))
+            begin = self.simulations.begin_for_all
+        return {}, lambda: begin(self._served, client, level, request.duration_ms)
 
     # --- asking ----------------------------------------------------------------------------------------
 
     def _status(self, client: Client, request: wire.Status) -> Answered:
-        state = self.engine.state
-        domains = [self._describe_domain(domain) for domain in state.domains.values()]
-        shown_domains, room = _fit(domains, ROOM_BYTES)
-        apps = (self._describe_app(app) for app in state.apps.values())
-        shown_apps, _ = _fit(islice(apps, APPS_LISTED), room)
-        problem = self.reload_problem
-        return {
-            "version": lmkd.__version__,
-            "uptime_ms": (self.engine.now_us() - self.started_us) // 1000,
-            "pid": self.own_pid,
-            "dry_run": state.settings.dry_run,
-            "clients": len(self._served),
-            "config_files": list(self.config.files[:FILES_LISTED]),
-            "reload_problem": None if problem is None else problem[:PROBLEM_MOST],
-            "missing": list(self.kernel.features().missing()),
-            "domains": shown_domains,
-            "app_count": len(state.apps),
-            "truncated": len(shown_domains) + len(shown_apps) < len(domains) + len(state.apps),
-            "apps": shown_apps,
-        }, None
-
-    def _describe_domain(self, domain: DomainState) -> dict[str, Plain]:
-        described: dict[str, Plain] = {
-            "domain": domain.domain,
-            "level": domain.level.word,
-            "reason": domain.reason,
-            "episode": domain.episode,
-            "may_kill": domain.domain in self.engine.state.settings.killing_domains,
-            "killing": domain.in_flight.victim.name if domain.in_flight is not None else None,
-        }
-        if domain.window:
-            last = domain.window[-1]
-            some, full = stall_permyriad(domain.window, SECOND_US)
-            described.update(
-                total_kib=last.total_kib,
-                available_kib=last.available_kib,
-                swap_total_kib=last.swap_total_kib,
-                swap_free_kib=last.swap_free_kib,
-                some_permyriad=some,
-                full_permyriad=full,
-            )
-        return described
-
-    def _describe_app(self, app: App) -> dict[str, Plain]:
-        state = self.engine.state
-        words = [
-            domain.told[app.app] for domain in state.domains.values() if app.app in domain.told
-        ]
-        told = max(words, key=lambda word: word.notice, default=None)
-        return {
-            "app": app.app,
-            "pid": app.pid,
-            "name": app.name,
-            "class": app.app_class.word,
-            "unit": app.unit.value,
-            "cgroup": app.cgroup[:200],
-            "sheddable_kib": app.sheddable_kib,
-            "size_kib": self.kernel.size_kib(app.pid, app.start_ticks),
-            "trust": state.trust.get(app.app, 0),
-            "told": None if told is None else told.level.word,
-            "answer": None if told is None or told.answer is None else told.answer.value,
-        }
+        standing = Standing(
+            uptime_ms=(self.engine.now_us() - self.started_us) // 1000,
+            own_pid=self.own_pid,
+            clients=len(self._served),
+            config_files=self.config.files,
+            reload_problem=self.reload_problem,
+        )
+        return describe_status(self.engine.state, self.kernel, standing), None
 
     def _history(self, client: Client, request: wire.History) -> Answered:
         if request.episode is None:
             rows = self.journal.summaries()
-            return _part("episodes", rows, request.after, request.limit), None
+            return give_part("episodes", rows, request.after, request.limit), None
         records = self.journal.records(request.episode)
         if records is None:
             raise Refused("unknown_episode", f"no episode {request.episode} is kept")
         found = [row for row in self.journal.summaries() if row["episode"] == request.episode]
-        result = _part("records", records, request.after, request.limit)
+        result = give_part("records", records, request.after, request.limit)
         result["summary"] = found[0] if found else None
         return result, None
 
@@ -418,39 +318,14 @@ class Requests:
         process = self.kernel.process(request.pid)
         if process is None:
             raise Refused("unknown_process", f"no process has the pid {request.pid}")
-        state = self.engine.state
-        apps = [
-            app
-            for app in state.apps.values()
-            if (app.pid, app.start_ticks) == (process.pid, process.start_ticks)
-        ]
-        classed = classify(process, self.own_pid)
-        app_class = apps[0].app_class if apps else classed.app_class
-        never = never_kill_reason(process, self.own_pid)
-        killed_at = state.settings.classes[app_class].killed_at
-        system = state.domains.get(SYSTEM_DOMAIN)
-        total_kib = system.window[-1].total_kib if system is not None and system.window else 0
-        return {
-            "pid": process.pid,
-            "name": printable(process.comm),
-            "exe": process.exe[:1024],
-            "cgroup": process.cgroup[:1024],
-            "class": app_class.word,
-            "why_class": "registered" if apps else classed.why,
-            "never_killed": never,
-            "killed_at": None if killed_at is None or never else killed_at.word,
-            "size_kib": process.size_kib,
-            "least_kib": state.settings.min_victim_kib(total_kib),
-            "oom_score_adj": process.oom_score_adj,
-            "app": self._describe_app(apps[0]) if apps else None,
-        }, None
+        return describe_process(self.engine.state, self.kernel, process, self.own_pid), None
 
     def _reload(self, client: Client, request: wire.Reload) -> Answered:
         self._need_controller(client, "to reload the configuration")
         problem = self.reload()
         if problem is not None:
             raise Refused("failed", problem)
-        return {"config_files": list(self.config.files)}, None
+        return {"config_files": list_files(self.config.files)}, None
 
 
 Answered = tuple[Mapping[str, Plain], Callable[[], None] | None]
@@ -470,22 +345,3 @@ _HANDLERS: dict[type, Callable[..., Answered]] = {
     wire.SetClass: Requests._set_class,
     wire.Reload: Requests._reload,
 }
-
-
-def _part(key: str, rows: list[dict[str, Plain]], after: int, limit: int) -> dict[str, Plain]:
-    """Return as many rows as one frame holds, how many there are, and where to go on (nil: that was all)."""
-    part, _ = _fit(rows[after : after + limit], ROOM_BYTES)
-    end = after + max(len(part), 1)  # a row that fits no frame is left out
-    return {key: part, "total": len(rows), "next": end if end < len(rows) else None}
-
-
-def _fit(rows: Iterable[dict[str, Plain]], room_bytes: int) -> tuple[list[Plain], int]:
-    """Return the first rows, as many as there is room for, and the room that is left then."""
-    fitting: list[Plain] = []
-    for row in rows:
-        size_bytes = len(msgpack.packb(row))
-        if size_bytes > room_bytes:
-            break
-        room_bytes -= size_bytes
-        fitting.append(row)
-    return fitting, room_bytes

@@ -14,7 +14,7 @@ import logging
 import resource
 import select
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 import trio
@@ -32,7 +32,7 @@ from lmkd_proto import (
 
 from lmkd.model import Level, Unit
 from lmkd.policy.actions import Broadcast, Notify, ReportKilled, WarnKill
-from lmkd.service.client import RECEIVE_BYTES, SEND_BUFFER_BYTES, Client, notice_maker
+from lmkd.service.client import RECEIVE_BYTES, SEND_BUFFER_BYTES, SEND_FLAGS, Client, notice_maker
 from lmkd.service.listening import read_credentials
 
 log = logging.getLogger("lmkd")
@@ -71,6 +71,10 @@ class Server:
         self._credentials = credentials
         self._epoll = select.epoll()
         self._clients: dict[int, Client] = {}
+        self._held: Counter[int] = Counter()
+        """How many connections each uid has."""
+        self._crowded: set[int] = set()
+        """The uids that were refused one, which is logged once until they have none."""
         self._subscribers: dict[str, dict[int, Client]] = {}
         self._apps: dict[int, Client] = {}
         self._behind: set[Client] = set()
@@ -78,6 +82,7 @@ class Server:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             most_clients = max(limit - KEPT_FDS, limit // 2)
         self._most = most_clients
+        self._most_of_one = max(most_clients // 2, 1)
         self._accepting = True
         self._refused_said = False
         self._epoll.register(listener.fileno(), select.EPOLLIN)
@@ -112,6 +117,9 @@ class Server:
         client = self._apps.get(action.app)
         if client is None:
             return
+        # Not always a higher number than before: a word that is repeated keeps its own.
+        number, given = action.notice, client.notices or range(action.notice, action.notice + 1)
+        client.notices = range(min(given.start, number), max(given.stop, number + 1))
         notice = Notice(
             action.notice,
             action.domain,
@@ -189,6 +197,7 @@ class Server:
         """Say which client speaks for an app."""
         self._apps[app] = client
         client.app = app
+        client.notices = range(0)
 
     def unname_app(self, client: Client) -> None:
         """Say that it speaks for none any more."""
@@ -266,11 +275,28 @@ class Server:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            client = Client(sock, self._credentials(sock), self._epoll)
+            credentials = self._credentials(sock)
+            if self._has_its_share(credentials[1]):
+                self._turn_away(sock, credentials[1])
+                return
+            client = Client(sock, credentials, self._epoll)
         except OSError:
             sock.close()  # gone before it was greeted
             return
         self._clients[sock.fileno()] = client
+        self._held[client.uid] += 1
+
+    def _has_its_share(self, uid: int) -> bool:
+        """Whether a user has half of all connections: the rest is for others. Root may have all."""
+        return uid != 0 and self._held[uid] >= self._most_of_one
+
+    def _turn_away(self, sock: socket.socket, uid: int) -> None:
+        if uid not in self._crowded:
+            self._crowded.add(uid)
+            log.warning("uid %d has %d connections: it gets no more", uid, self._held[uid])
+        text = f"uid {uid} has {self._held[uid]} connections, which is the most that one may have"
+        with sock:
+            sock.send(encode(Error(None, "too_many", text)), SEND_FLAGS)
 
     def _pause_accepting(self) -> None:
         if self._accepting:
@@ -342,6 +368,10 @@ class Server:
         fd = client.sock.fileno()
         if self._clients.pop(fd, None) is None:
             return
+        self._held[client.uid] -= 1
+        if not self._held[client.uid]:
+            del self._held[client.uid]
+            self._crowded.discard(client.uid)
         for domain in client.domains:
             self._subscribers[domain].pop(fd, None)
         self._behind.discard(client)

@@ -11,6 +11,11 @@ permissions, or which reply belongs to which request: a reply's id is for its ow
   gives those, `fault` is set at once, and the next `receive`, with or without new bytes, raises it.
 - The server may still send one `error` then, to say so, and nothing else.
 - An idle connection holds no buffer.
+
+`receive` takes in every request of a chunk before the first of them is answered, so where requests
+come behind one another the state is ahead of the replies: a `hello` may be greeted while the error
+to what came before it is still to be said. A server that takes such requests, as SPEC H-4 has it,
+uses its connection to receive, and encodes what it sends with `encode`.
 """
 
 from __future__ import annotations

@@ -81,6 +81,7 @@ SUMMARY: dict[str, object] = {
     "domain": "system",
     "opened_unix_ms": OPENED_UNIX_MS,
     "duration_ms": 12_345,
+    "open": False,
     "closed": True,
     "peak": "critical",
     "kills": 1,
@@ -147,6 +148,7 @@ RECORDS: list[dict[str, object]] = [
         "kind": "kill",
         "kill": 9,
         "pid": 4003,
+        "app": 2,
         "name": "leak",
         "class": "background",
         "why_class": "registered",
@@ -199,6 +201,7 @@ RECORDS: list[dict[str, object]] = [
     },
     {"at_ms": 6_812, "kind": "signal", "kill": 9, "signal": "SIGKILL"},
     {"at_ms": 6_830, "kind": "exited", "kill": 9, "after_ms": 2_020, "sigkill": True},
+    {"at_ms": 6_930, "kind": "measured", "kill": 9, "before_kib": 2_048, "available_kib": 83_456},
     {
         "at_ms": 12_345,
         "kind": "level",

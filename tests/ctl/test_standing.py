@@ -73,9 +73,11 @@ def test_apps_that_are_not_listed_are_counted() -> None:
 
 def test_episodes() -> None:
     cut_short = {**SUMMARY, "episode": 2, "closed": False}
-    open_now: dict[str, object] = {"episode": 4, "closed": False, "opened_unix_ms": OPENED_UNIX_MS}
-    episodes = [open_now, SUMMARY, cut_short]
-    text = drawn(describe_episodes(episodes, 7, frozenset({4}), NOW_UNIX_MS, ZONE))
+    unsaid = {key: value for key, value in cut_short.items() if key != "open"}
+    opened = {"opened_unix_ms": OPENED_UNIX_MS}
+    open_now: dict[str, object] = {"episode": 4, "closed": False, "open": True, **opened}
+    episodes = [open_now, SUMMARY, cut_short, {**unsaid, "episode": 1}]
+    text = drawn(describe_episodes(episodes, 7, NOW_UNIX_MS, ZONE))
     assert (
         text
         == """\
@@ -83,13 +85,14 @@ episode  opened               when       domain  peak                 lasted    
       4  2026-03-01 12:00:00  3 min ago  -       -                  going on         -      -
       3  2026-03-01 12:00:00  3 min ago  system  critical             12.3 s  31.0 MiB      1
       2  2026-03-01 12:00:00  3 min ago  system  critical  12.3 s, cut short  31.0 MiB      1
-... and 4 earlier: lmkctl history --limit 7
+      1  2026-03-01 12:00:00  3 min ago  system  critical   12.3 s, not over  31.0 MiB      1
+... and 3 earlier: lmkctl history --limit 7
 """
     )
 
 
 def test_no_episode_is_good_news() -> None:
-    text = drawn(describe_episodes([], 0, frozenset(), NOW_UNIX_MS, ZONE))
+    text = drawn(describe_episodes([], 0, NOW_UNIX_MS, ZONE))
     assert text == "No episode yet: memory has not been short.\n"
 
 
@@ -132,7 +135,7 @@ def test_results_of_any_shape_are_survived(junk: dict[str, object]) -> None:
     assert drawn(describe_status(junk)).startswith("lmkd ?, pid -, up -")
     assert drawn(describe_apps(junk))
     assert drawn(describe_process(junk)).startswith("it (pid -)")
-    assert drawn(describe_episodes([junk], None, frozenset(), 0, ZONE))
+    assert drawn(describe_episodes([junk], None, 0, ZONE))
 
 
 def test_names_steer_no_terminal() -> None:

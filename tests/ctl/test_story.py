@@ -15,10 +15,9 @@ def told(
     records: list[dict[str, Any]],
     summary: dict[str, Any] = SUMMARY,
     *,
-    going_on: bool = False,
     width: int = 100,
 ) -> str:
-    return drawn(tell_story(summary, records, NOW_UNIX_MS, ZONE, going_on=going_on), width)
+    return drawn(tell_story(summary, records, NOW_UNIX_MS, ZONE), width)
 
 
 def test_a_whole_episode() -> None:
@@ -55,6 +54,7 @@ Episode 3: memory was short, up to critical, from 2026-03-01 12:00:00 (3 min ago
 
    +6.81 s  SIGKILL to leak: it had not ended in its time.
    +6.83 s  leak was gone 2 s after SIGTERM; it took SIGKILL.
+   +6.93 s  leak gave back 79.5 MiB: available rose from 2.0 MiB to 81.5 MiB.
   +12.34 s  normal: calm again.
             The episode ends.
 """
@@ -62,6 +62,14 @@ Episode 3: memory was short, up to critical, from 2026-03-01 12:00:00 (3 min ago
 
 
 KILL = RECORDS[5]
+EMERGENCY = {
+    "kind": "told",
+    "level": "critical",
+    "count": 1,
+    "target_kib": 2_048,
+    "emergency": True,
+    "apps": [{"app": 2, "name": "leak", "class": "background", "target_kib": 2_048, "grace_ms": 0}],
+}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +106,23 @@ KILL = RECORDS[5]
             "The episode ends: the domain is gone.",
         ),
         ({"kind": "thawed", "pid": 7, "deep": {}, "why": "new"}, "thawed: pid 7, why new"),
+        (
+            {"kind": "measured", "kill": 1, "before_kib": 8_192, "available_kib": 4_096},
+            "The victim gave back nothing that was not taken at once: available fell from 8.0 MiB to 4.0 MiB.",
+        ),
+        (
+            {"kind": "measured", "before_kib": 8_192, "available_kib": 8_192},
+            "gave back nothing that was not taken at once: available is what it was.",
+        ),
+        (
+            {"kind": "measured", "available_kib": 8_192},
+            "The victim gone, 8.0 MiB was available.",
+        ),
+        (
+            {**EMERGENCY, "apps": []},
+            "1 app told that no time is left: an emergency.",
+        ),
+        (EMERGENCY, "leak (background) told that no time is left: an emergency."),
         ({**KILL, "emergency": True}, "It was an emergency: no time was left to wait."),
         ({**KILL, "unit": "cgroup"}, "80.0 MiB) with its whole cgroup: 2.0 MiB of"),
         (
@@ -115,8 +140,8 @@ def test_records_of_other_kinds(record: dict[str, Any], said: str) -> None:
 
 
 def test_who_lost_a_program_reads_what_it_was_told_and_said() -> None:
-    asked = {"app": 8, "name": "leak", "target_kib": 2_048, "grace_ms": 3_000}
-    answer = {"kind": "ack", "app": 8, "name": "leak", "answer": "working", "at_ms": 2_000}
+    asked = {"app": 2, "name": "leak", "target_kib": 2_048, "grace_ms": 3_000}
+    answer = {"kind": "ack", "app": 2, "name": "leak", "answer": "working", "at_ms": 2_000}
     records = [
         {"at_ms": 1_810, "kind": "told", "level": "critical", "count": 1, "apps": [asked]},
         answer,
@@ -126,9 +151,24 @@ def test_who_lost_a_program_reads_what_it_was_told_and_said() -> None:
     assert expected in told(records, width=200)
 
 
+def test_an_emergency_does_not_hide_what_was_told_while_there_was_time() -> None:
+    asked = {"app": 2, "name": "leak", "target_kib": 4_096, "grace_ms": 3_000}
+    records = [
+        {"at_ms": 1_810, "kind": "told", "level": "medium", "count": 1, "apps": [asked]},
+        {"at_ms": 2_000, "kind": "ack", "app": 2, "name": "leak", "answer": "working"},
+        {"at_ms": 4_800, **EMERGENCY},
+        KILL,
+    ]
+    expected = "It was told 3 s before: free 4.0 MiB within 3 s; it asked for more time."
+    assert expected in told(records, width=200)
+    expected = "It was told 10 ms before: free 2.0 MiB at once; it never answered."
+    assert expected in told(records[2:], width=200), "it had been told nothing else"
+
+
 def test_two_apps_of_one_name_are_not_mixed_up() -> None:
     apps = [{"app": which, "name": "leak", "target_kib": 2_048} for which in (8, 9)]
-    records = [{"at_ms": 0, "kind": "told", "level": "critical", "count": 2, "apps": apps}, KILL]
+    unnamed = {key: value for key, value in KILL.items() if key != "app"}
+    records = [{"at_ms": 0, "kind": "told", "level": "critical", "count": 2, "apps": apps}, unnamed]
     assert "It was told" not in told(records, width=200)
     assert "It was told 4.8 s before" in told([*records[:1], {**KILL, "app": 9}], width=200)
 
@@ -139,15 +179,21 @@ def test_a_dry_run_ended_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("going_on", "closed", "said"),
+    ("change", "said"),
     [
-        (True, False, "It is still going on."),
-        (False, False, "It was cut short after 12.3 s: the daemon left."),
-        (False, True, "It was over after 12.3 s."),
+        ({"open": True, "closed": False}, "It is still going on."),
+        ({"open": False, "closed": False}, "It was cut short after 12.3 s: the daemon left."),
+        ({"open": False, "closed": True}, "It was over after 12.3 s."),
     ],
 )
-def test_how_it_ended(going_on: bool, closed: bool, said: str) -> None:
-    assert said in told([], {**SUMMARY, "closed": closed}, going_on=going_on, width=200)
+def test_how_it_ended(change: dict[str, bool], said: str) -> None:
+    assert said in told([], {**SUMMARY, **change}, width=200)
+
+
+def test_whether_it_is_open_may_not_be_said() -> None:
+    unsaid = {key: value for key, value in SUMMARY.items() if key != "open"}
+    assert "It was not over after 12.3 s." in told([], {**unsaid, "closed": False}, width=200)
+    assert "It was over after 12.3 s." in told([], unsaid, width=200)
 
 
 def test_records_not_kept_are_counted() -> None:

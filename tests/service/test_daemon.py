@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from lmkd.config import Config, ConfigError, Mistake
 from lmkd.kernel.simulated import SimulatedKernel
 from lmkd.model import SYSTEM_DOMAIN, Level
+from lmkd.service.server import Server
 
 from .house import MIB, House, running
 
@@ -70,6 +71,40 @@ async def test_a_bad_configuration_leaves_the_running_one_in_place(
         os.kill(os.getpid(), signal.SIGHUP)
         await trio.sleep(0.5)
         assert (await app.get(wire.Status))["reload_problem"] is None
+
+
+async def test_what_a_reload_cannot_change_is_said_and_stays(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    socket, state = str(tmp_path / "socket"), str(tmp_path / "state")
+    before = f'[service]\nhistory_episodes = 7\nsocket = "{socket}"\nstate_dir = "{state}"\n'
+    after = '[service]\nhistory_episodes = 8\nsocket = "/else"\nstate_dir = "/elsewhere"\n'
+    expected = [
+        "service.history_episodes is 8 in the configuration now: that takes a restart; until then it stays 7",
+        f"service.socket is /else in the configuration now: that takes a restart; until then it stays {socket}",
+        f"service.state_dir is /elsewhere in the configuration now: that takes a restart; until then it stays {state}",
+    ]
+    async with running(tmp_path, text=before, state_dir=state) as house:
+        root = await house.connect(uid=0)
+        await root.get(wire.Reload)
+        assert "restart" not in caplog.text
+        (tmp_path / "over.toml").write_text(after)
+        await root.get(wire.Reload)
+        assert [line for line in caplog.messages if "restart" in line] == expected
+        assert isinstance(await (await house.connect()).ask(wire.Status), wire.Ok)
+        caplog.clear()
+        (tmp_path / "over.toml").write_text(before)
+        await root.get(wire.Reload)
+        assert "restart" not in caplog.text
+
+
+async def test_what_was_given_instead_of_the_configuration_is_not_said_to_need_a_restart(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, state_dir=str(tmp_path / "state")) as house:
+        (tmp_path / "over.toml").write_text('[service]\nsocket = "/else"\nstate_dir = "/there"\n')
+        await (await house.connect(uid=0)).get(wire.Reload)
+        assert "restart" not in caplog.text
 
 
 async def test_a_configuration_of_a_thousand_mistakes_can_still_be_asked_about(
@@ -130,6 +165,23 @@ async def test_leaving_in_an_episode_does_not_say_that_all_is_well(
     async with running(tmp_path, state_dir=state_dir) as house:
         (episode,) = (await (await house.connect()).get(wire.History))["episodes"]
         assert (episode["peak"], episode["closed"]) == ("critical", False)
+
+
+async def test_the_socket_goes_before_it_stops_answering(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another daemon could take it for stale and put its own in its place, and we would remove that one."""
+    there_at_bye: list[bool] = []
+    say_bye = Server.say_bye
+
+    def look_and_say_bye(server: Server, reason: str) -> None:
+        there_at_bye.append((tmp_path / "socket").exists())
+        say_bye(server, reason)
+
+    monkeypatch.setattr(Server, "say_bye", look_and_say_bye)
+    async with running(tmp_path):
+        assert (tmp_path / "socket").exists()
+    assert there_at_bye == [False]
 
 
 async def test_a_socket_that_another_daemon_has_put_in_our_place_is_left_alone(

@@ -58,6 +58,7 @@ def test_an_episode_is_summed_up() -> None:
         "domain": "system",
         "duration_ms": 300,
         "closed": True,
+        "open": False,
         "peak": "critical",
         "kills": 1,
         "shed_kib": 500,
@@ -89,10 +90,11 @@ def test_an_episode_can_be_asked_for_while_it_lasts_and_before_it_is_written(
 ) -> None:
     journal = Journal(str(tmp_path), 3)
     journal.add(Record(1, "system", 0, "opened"))
-    assert [row["closed"] for row in journal.summaries()] == [False]
+    assert [(row["open"], row["closed"]) for row in journal.summaries()] == [(True, False)]
     assert journal.records(1) == [{"at_ms": 0, "kind": "opened"}]
     keep(journal, 2, write=False)
     assert len(journal.records(2) or ()) == 2
+    assert [row["open"] for row in journal.summaries()] == [False, True]
     assert not history(tmp_path).exists()
 
 
@@ -113,7 +115,9 @@ def test_what_is_open_when_we_leave_is_written_as_cut_short(tmp_path: Path) -> N
     journal = Journal(str(tmp_path), 10)
     journal.add(Record(1, "system", 0, "opened"))
     journal.close()
-    assert Journal(str(tmp_path), 10).summaries()[0]["closed"] is False
+    for one in (journal, Journal(str(tmp_path), 10)):
+        (cut_short,) = one.summaries()
+        assert (cut_short["open"], cut_short["closed"]) == (False, False)
 
 
 def test_a_torn_last_line_hides_neither_what_is_before_nor_what_comes_after(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from lmkd.service import listening
 from lmkd.service.listening import (
     SO_PEERPIDFD,
     SocketError,
@@ -51,6 +55,107 @@ def test_a_socket_that_somebody_answers_is_refused(place: Path) -> None:
             bind_socket(str(place))
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(place))
+
+
+DAWDLE = """
+import os, sys
+from lmkd.service import listening
+unlink = os.unlink
+def dawdle(path):
+    if path == sys.argv[1]:
+        print("about to replace it", flush=True)
+        sys.stdin.readline()
+    unlink(path)
+os.unlink = dawdle
+"""
+"""A daemon that is held up between finding a stale socket and replacing it."""
+START = """
+import os, sys
+from lmkd.service import listening
+try:
+    listener = listening.bind_socket(sys.argv[1])
+except listening.SocketError as error:
+    sys.exit(f"refused: {error}")
+print("listening", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def starting(program: str, place: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(place)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_of_two_that_find_one_stale_socket_exactly_one_listens(place: Path) -> None:
+    bind_socket(str(place)).close()
+    with starting(DAWDLE + START, place) as slow:
+        assert slow.stdin is not None
+        assert slow.stdout is not None
+        assert slow.stdout.readline() == "about to replace it\n"
+        with starting(START, place) as quick:
+            with pytest.raises(subprocess.TimeoutExpired):
+                quick.wait(0.3)  # it waits, and does not listen: the slow one would put it out
+            slow.stdin.write("go on\n")
+            slow.stdin.flush()
+            assert slow.stdout.readline() == "listening\n"
+            out, said = quick.communicate(timeout=20)
+            assert (quick.returncode, out) == (1, "")
+            assert said.startswith(f"refused: another daemon answers at {place};")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(place))
+        assert os.listdir(place.parent) == ["socket"], "no lock stays behind"
+
+
+def test_of_many_that_start_at_once_exactly_one_listens(place: Path) -> None:
+    bind_socket(str(place)).close()
+    with ExitStack() as all_of_them:
+        processes = [all_of_them.enter_context(starting(START, place)) for _ in range(4)]
+        ended: set[subprocess.Popen[str]] = set()
+        last_s = time.monotonic() + 20
+        while len(ended) < 3:
+            ended |= {process for process in processes if process.poll() is not None}
+            assert time.monotonic() < last_s
+            time.sleep(0.005)
+        for process in ended:
+            assert "another daemon answers at" in process.communicate(timeout=20)[1]
+        (winner,) = set(processes) - ended
+        assert winner.stdout is not None
+        assert winner.stdout.readline() == "listening\n"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(place))
+
+
+def test_a_lock_that_a_crash_left_behind_is_no_hindrance(place: Path) -> None:
+    place.parent.mkdir()
+    lock = place.with_name("socket.lock")
+    lock.touch()
+    bind_socket(str(place)).close()
+    assert not lock.exists()
+
+
+def test_a_lock_that_is_never_let_go_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "LOCK_TRIES", 2)
+    place.parent.mkdir()
+    lock = place.with_name("socket.lock")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(SocketError, match=r"socket\.lock is held"):
+            bind_socket(str(place))
+    lock.unlink()
+    lock.symlink_to("elsewhere")
+    with pytest.raises(SocketError, match=r"socket\.lock: Too many levels of symbolic links"):
+        bind_socket(str(place))
 
 
 def test_what_is_no_socket_is_left_alone(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -141,11 +142,13 @@ async def test_root_gets_the_class_and_the_unit_it_asks_for(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     async with running(tmp_path) as house:
-        for cgroup, unit in (("/job", "cgroup"), ("/", "process")):
+        for cgroup, asked, unit in (
+            ("/job", "cgroup", "cgroup"),
+            ("/", "cgroup", "process"),
+            ("/job", "tree", "process"),
+        ):
             peer = await house.connect(house.kernel.spawn("app", cgroup=cgroup), uid=0)
-            granted = await peer.get(
-                wire.Register, name="app", app_class="foreground", unit="cgroup"
-            )
+            granted = await peer.get(wire.Register, name="app", app_class="foreground", unit=asked)
             assert (granted["class"], granted["unit"]) == ("foreground", unit)
 
 
@@ -242,6 +245,28 @@ async def test_an_ack_of_a_notice_that_was_never_given_is_refused(
         await app.get(wire.Ack, notice=first, answer="working", freed_bytes=huge)
         stranger = await house.connect()
         assert await stranger.refusal(wire.Ack, notice=first, answer="done") == "not_registered"
+
+
+async def test_an_ack_of_a_later_notice_than_ones_own_is_refused_though_another_app_was_given_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as house:
+        app = await house.run_app("cache", "cached", 50, sheddable_mib=50)
+        house.kernel.set_available(50 * MIB)
+        own = (await app.hear(wire.Notice)).notice
+        other = await house.run_app("other", "cached", 50, sheddable_mib=50)
+        later = (await other.hear(wire.Notice)).notice
+        assert later > own
+        assert await app.refusal(wire.Ack, notice=later, answer="done") == "unknown_notice"
+        await other.get(wire.Ack, notice=later, answer="done")
+        house.kernel.set_available(20 * MIB)
+        assert (await app.hear(wire.Notice)).notice > own
+        await app.get(wire.Ack, notice=own, answer="nothing")
+        row = (await app.get(wire.Status))["apps"][0]
+        assert row["answer"] is None, "to an earlier one of its own it changes nothing"
+        await app.get(wire.Unregister)
+        await app.get(wire.Register, name="new", app_class="foreground")
+        assert await app.refusal(wire.Ack, notice=own, answer="done") == "unknown_notice"
 
 
 async def test_an_app_that_registers_under_pressure_is_told_after_its_reply(
@@ -392,6 +417,38 @@ async def test_reload_takes_the_controller(tmp_path: Path, autojump_clock: MockC
         assert await peer.refusal(wire.Reload) == "forbidden"
         root = await house.connect(uid=0)
         (tmp_path / "over.toml").write_text('[classes.cached]\ngrace = "2s"\n')
-        await root.get(wire.Reload)
+        reloaded = await root.get(wire.Reload)
+        assert reloaded["config_files"][-1] == str(tmp_path / "over.toml")
         app = await house.run_app("cache", "cached", 30)
         assert (await app.get(wire.Update, name="x"))["grace_ms"] == 2000
+
+
+SPEC = (Path(__file__).parents[2] / "proto" / "SPEC.md").read_text()
+
+
+def keys_in_spec(heading: str) -> list[str]:
+    """Return the keys in the table below a heading of SPEC.md."""
+    _, _, after = SPEC.partition(f"\n### {heading}\n")
+    return re.findall(r"^\| `(\w+)` \|", after.partition("\n#")[0], re.MULTILINE)
+
+
+async def test_results_have_the_keys_that_the_spec_names_and_the_others_are_empty(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as house:
+        app = await house.run_app("cache", "cached", 50, sheddable_mib=50)
+        root = await house.connect(uid=0)
+        registration = keys_in_spec("A registration")
+        assert registration
+        assert list(await app.get(wire.Update, name="x")) == registration
+        assert list(await root.get(wire.SetClass, app=1, app_class="cached")) == registration
+        house.kernel.set_available(50 * MIB)
+        notice = (await app.hear(wire.Notice)).notice
+        acked = await app.get(wire.Ack, notice=notice, answer="working")
+        assert list(acked) == keys_in_spec("Of an ack")
+        assert list(await root.get(wire.Reload)) == keys_in_spec("Of a reload")
+        assert await app.get(wire.Subscribe) == {}
+        assert await app.get(wire.Simulate, level="low") == {}
+        assert await app.get(wire.Unsubscribe) == {}
+        assert await app.get(wire.Unregister) == {}
+        assert list(await app.get(wire.Register, name="y", app_class="cached")) == registration

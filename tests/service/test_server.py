@@ -74,8 +74,8 @@ class Desk:
     def forget(self, client: Client) -> None:
         self.left.append(client.pid)
 
-    async def connect(self, pid: int, *, hello: bool = True) -> Peer:
-        sock = socket_of(pid)
+    async def connect(self, pid: int, *, uid: int = 1000, hello: bool = True) -> Peer:
+        sock = socket_of(pid, uid)
         await sock.connect(self.path)
         peer = Peer(sock, pid)
         self.peers.append(peer)
@@ -355,6 +355,23 @@ async def test_a_notice_that_waited_says_the_time_that_is_left_when_it_goes_out(
         assert (notice.notice, notice.deadline_ms) == (2, 2000), "the latest, with what is left"
 
 
+async def test_the_numbers_an_app_may_answer_span_its_notices_in_whatever_order_they_came(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Who comes back hears the word that stands in each domain once more, with the numbers these had."""
+    async with opened(tmp_path) as desk:
+        app = await desk.connect(1)
+        await app.get(wire.Register, name="app", app_class="cached")
+        client = desk.clients[1]
+        assert not client.notices
+        for number, span in ((50, range(50, 51)), (30, range(30, 51)), (60, range(30, 61))):
+            desk.server.notify(Notify(1, number, "system", Level.LOW, 1, 0, "shed"))
+            assert client.notices == span
+        await app.get(wire.Unregister)
+        await app.get(wire.Register, name="app", app_class="cached")
+        assert not client.notices
+
+
 async def test_what_waits_is_taken_back_by_unsubscribe_and_unregister(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -404,7 +421,7 @@ async def test_a_full_house_takes_the_next_one_when_somebody_leaves(
     tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(tmp_path, most_clients=2) as desk:
-        first, _second = await desk.connect(1), await desk.connect(2)
+        first, _second = await desk.connect(1), await desk.connect(2, uid=1001)
         third = await desk.connect(3, hello=False)
         await third.send_bytes(wire.encode(wire.Hello(1, 1)))
         await trio.sleep(10)
@@ -412,6 +429,42 @@ async def test_a_full_house_takes_the_next_one_when_somebody_leaves(
         assert "no more are taken until one leaves" in caplog.text
         first.close()
         await third.hear(wire.Welcome)
+
+
+async def test_one_user_gets_half_of_all_connections_and_root_as_many_as_there_are(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, most_clients=6) as desk:
+        held = [await desk.connect(pid) for pid in (1, 2, 3)]
+        for pid in (4, 5):
+            refused = await desk.connect(pid, hello=False)
+            error = await refused.hear(wire.Error)
+            assert (error.id, error.code) == (None, "too_many")
+            await refused.hear_end()
+        assert caplog.text.count("uid 1000 has 3 connections: it gets no more") == 1
+        assert desk.left == [], "who never got in does not leave"
+        await desk.connect(6, uid=1001)
+        held[0].close()
+        await desk.connect(7)
+        assert len(desk.server) == 4
+    async with opened(tmp_path, most_clients=6) as desk:
+        for pid in range(6):
+            await desk.connect(pid, uid=0)
+        assert len(desk.server) == 6
+
+
+async def test_a_user_whose_connections_are_all_gone_may_have_as_many_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with opened(tmp_path, most_clients=4) as desk:
+        for _ in range(3):
+            peers = [await desk.connect(pid) for pid in (1, 2)]
+            refused = await desk.connect(3, hello=False)
+            assert (await refused.hear(wire.Error)).code == "too_many"
+            for peer in peers:
+                peer.close()
+            await trio.sleep(1)
+            assert len(desk.server) == 0
 
 
 async def test_without_descriptors_it_pauses_and_tries_again_though_nobody_leaves(
