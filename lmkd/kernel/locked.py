@@ -39,7 +39,9 @@ def release_unused_libraries(maps: str = "/proc/self/maps") -> int:
         if not fields[5].rpartition(b"/")[2].startswith(_UNUSED_LIBRARIES):
             continue
         start, end = (int(bound, 16) for bound in fields[0].split(b"-"))
-        advised = _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+        advised = _libc.madvise(
+            ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED
+        )
         if advised == 0:
             covered_kib += (end - start) // 1024
     return covered_kib

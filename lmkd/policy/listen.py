@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lmkd.model import Answer, App, Level
+from lmkd.model import Answer, App
 from lmkd.policy.events import AckReceived, AppsMeasured
 from lmkd.policy.state import DomainState, Told
 from lmkd.policy.turn import Turn
@@ -37,11 +37,11 @@ def present_trust(turn: Turn, domain: DomainState, app: App) -> int:
 
 
 def is_renewable(told: Told) -> bool:
-    """Whether the same level may be told again after a rest: to an app that answered, while the need stands.
+    """Whether the same level may be told again after a rest: to an app that gave what it was asked for.
 
     One that let its deadline pass in silence has had its word; telling it again would only move its deadline.
     """
-    return told.level > Level.NORMAL and told.answer is Answer.DONE
+    return told.target_kib > 0 and told.answer is Answer.DONE
 
 
 def bounded_trust(trust: int) -> int:

@@ -26,11 +26,15 @@ def tell_apps(turn: Turn, domain: DomainState) -> DomainState:
     due: list[App] = []
     later_us: list[int] = []
     apps = turn.state.apps_in(domain.domain)
+    # Not while a level is only held until it may fall: then nothing is needed any more.
+    needed = domain.judgement is not None and domain.judgement.level >= level
     for app in apps:
         told = domain.told.get(app.app, UNTOLD)
         if told.level == level and not is_renewable(told):
             continue
         free_us = told.last_us[level] + rest_us
+        if told.level == level and not needed:
+            free_us = now_us + rest_us
         if now_us >= free_us:
             due.append(app)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from lmkd.model import Reading
 
 SECOND_US = 1_000_000
+HALF_US = SECOND_US // 2
 KEEP_US = 3 * SECOND_US
 GAP_US = 5 * SECOND_US
 
@@ -79,15 +80,18 @@ def grew(now: int | None, before: int | None) -> int:
 def fall_kib_s(window: Window) -> int:
     """Return how fast available memory falls, in KiB a second; 0 when it does not.
 
-    The lesser of the slopes over the last second and over its latter half: a burst that is over already is no trend.
-    Less than half a second of readings says nothing yet. The honest start of a big program looks like a leak for
-    two seconds all the same (FACTS: 60-80 MB/s), so what follows from this may be a notice, never a kill.
+    The lesser of the slopes over two successive half seconds, or over as much as lies between readings that are
+    further apart. A single jump, a program that started, falls into one of them and is no trend. The honest start of a
+    *big* program looks like a leak for two seconds all the same (FACTS: 60-80 MB/s), so what follows from this may be
+    a notice, never a kill.
     """
     last = window[-1]
+    middle = reading_before(window, HALF_US)
+    first = reading_before(tuple(one for one in window if one.at_us <= middle.at_us), HALF_US)
     slopes_kib_s = []
-    for first in (reading_before(window, SECOND_US), reading_before(window, SECOND_US // 2)):
-        span_us = last.at_us - first.at_us
-        if span_us < SECOND_US // 2:
+    for earlier, later in ((first, middle), (middle, last)):
+        span_us = later.at_us - earlier.at_us
+        if span_us < HALF_US:
             return 0
-        slopes_kib_s.append((first.available_kib - last.available_kib) * SECOND_US // span_us)
+        slopes_kib_s.append((earlier.available_kib - later.available_kib) * SECOND_US // span_us)
     return max(min(slopes_kib_s), 0)

@@ -348,12 +348,13 @@ def test_an_event_of_more_than_a_second_ago_is_forgotten() -> None:
 def test_a_fall_is_told_ahead_of_the_floor_and_never_above_medium(
     before_mib: int, now_mib: int, level: str
 ) -> None:
-    window = (reading(0, before_mib), reading(1000, now_mib))
+    middle_mib = (before_mib + now_mib) // 2
+    window = (reading(0, before_mib), reading(500, middle_mib), reading(1000, now_mib))
     assert asked(detect_forecast, window) is level_of(level)
 
 
 def test_a_forecast_alone_never_kills() -> None:
-    judgement = judged(reading(0, 400), reading(1000, 200))
+    judgement = judged(reading(0, 400), reading(500, 300), reading(1000, 200))
     assert [finding.detector for finding in judgement.findings] == ["forecast"]
     assert judgement.level is MEDIUM
     assert not judgement.may_kill
@@ -399,7 +400,7 @@ def test_every_detector_sees_every_reading() -> None:
             oom=count,
         )
 
-    judgement = judged(at(0, 400, 0), at(1000, 4, 999))
+    judgement = judged(at(0, 400, 0), at(500, 202, 500), at(1000, 4, 999))
     assert {found.detector for found in judgement.findings} == set(DETECTORS)
 
 
@@ -475,7 +476,10 @@ def test_harm_past_the_hard_limit_is_no_emergency_while_swap_has_room() -> None:
         ((reading(0, 100),), 50),  # up to where the low floor is left
         ((reading(0, 300),), 20),  # a stall with memory to spare: a fiftieth
         ((reading(0, 140),), 20),
-        ((reading(0, 110), reading(1000, 100)), 100),  # and what goes until one may ask again
+        (
+            (reading(0, 110), reading(500, 105), reading(1000, 100)),
+            100,
+        ),  # and what goes until one may ask again
         ((reading(0, 100), reading(1000, 110)), 40),
     ],
 )

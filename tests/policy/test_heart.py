@@ -160,7 +160,7 @@ def test_a_calm_domain_closes_in_silence() -> None:
 
 def test_a_word_owed_when_a_domain_closes_is_given_then() -> None:
     scene = Scene(app(1, cgroup=BOX), domains=(BOX,))
-    for at_ms, available_mib in ((0, 110), (500, 500), (3500, 500), (3600, 110), (3700, 500)):
+    for at_ms, available_mib in ((0, 110), (500, 500), (3500, 500), (3600, 70), (3700, 500)):
         scene.read(at_ms, available_mib, BOX)
     assert only(Notify, scene.read(6700, 500, BOX)) == []  # normal again, told at 3.5 s
     out = scene.take(events.DomainClosed(BOX), 6800)
@@ -259,9 +259,10 @@ def test_the_less_is_left_the_sooner_it_is_read_again(available_mib: int, after_
 def test_what_falls_fast_is_read_sooner() -> None:
     forecast = {Level.LOW: 900 * MS, Level.MEDIUM: 500 * MS}
     scene = Scene(settings=with_settings(forecast=forecast))
-    scene.read(0, 620)
-    scene.read(1000, 520)
+    for at_ms, available_mib in ((0, 620), (500, 570), (1000, 520)):
+        scene.read(at_ms, available_mib)
     assert wake_after_ms(scene) == 1000  # 400 MiB above the low floor, at four times 100 MiB/s
+    scene.read(1500, 420)
     scene.read(2000, 320)
     assert wake_after_ms(scene) == 250  # 200 MiB, at four times 200 MiB/s
 
@@ -275,7 +276,7 @@ def test_a_level_that_is_held_is_read_as_often_as_one_that_is_asked_for() -> Non
 
 def test_it_wakes_for_a_word_that_is_owed() -> None:
     scene = Scene(app(1))
-    for at_ms, available_mib in ((0, 110), (500, 900), (3500, 900), (3600, 110), (3700, 900)):
+    for at_ms, available_mib in ((0, 110), (500, 900), (3500, 900), (3600, 70), (3700, 900)):
         scene.read(at_ms, available_mib)
     scene.read(7700, 900)
     scene.read(8450, 900)

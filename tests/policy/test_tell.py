@@ -9,7 +9,7 @@ from lmkd.policy import events
 from lmkd.policy.actions import Broadcast, MeasureApps, Notify, Record
 from lmkd.policy.tell import RECORDED_NOTICES
 
-from .scenes import BOX, MIB, MS, SECOND, Scene, app, only, process, process_of
+from .scenes import BOX, MIB, MS, SECOND, Scene, app, only, process, process_of, with_settings
 
 CACHED, BACKGROUND, SERVICE = AppClass.CACHED, AppClass.BACKGROUND, AppClass.SERVICE
 
@@ -93,7 +93,7 @@ def test_an_owed_fall_to_normal_is_told_after_the_episode_has_closed() -> None:
     scene.read(0, 110)
     scene.read(500, 500)
     assert told(scene.read(3500, 500)) == [(1, "normal")]
-    scene.read(3600, 110)
+    scene.read(3600, 70)
     scene.read(3700, 500)
     assert told(scene.read(6700, 500)) == []
     assert scene.domain().episode is None
@@ -207,3 +207,13 @@ def test_nothing_from_one_of_whom_nothing_was_asked_leaves_it_in_the_next_share(
     scene.ack(100, 1, Answer.NOTHING)
     out = only(Notify, scene.read(200, 40))
     assert [(word.app, word.target_kib > 0) for word in out] == [(1, False), (2, True)]
+
+
+def test_a_level_that_is_only_held_is_not_told_again() -> None:
+    scene = Scene(app(1, sheddable_mib=300), settings=with_settings(calm_hold_us=20 * SECOND))
+    scene.read(0, 110)
+    scene.ack(100, 1, Answer.DONE, freed_mib=100)
+    scene.read(200, 500)
+    assert told(scene.read(6000, 500)) == []
+    assert told(scene.read(6100, 110)) == []
+    assert told(scene.read(11_000, 110)) == [(1, "low")]

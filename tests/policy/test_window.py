@@ -106,15 +106,21 @@ def test_a_counter_that_is_missing_or_was_reset_grew_by_nothing(
 @pytest.mark.parametrize(
     ("readings", "mib_s"),
     [
-        ((reading(0, 500), reading(1000, 480)), 20),
-        ((reading(0, 500), reading(500, 490)), 20),
-        ((reading(0, 500), reading(499, 100)), 0),  # half a second says nothing yet
-        ((reading(0, 480), reading(1000, 500)), 0),  # it rose
-        ((reading(0, 900), reading(1000, 500), reading(2000, 490)), 10),
+        ((reading(0, 500), reading(500, 490), reading(1000, 480)), 20),
+        ((reading(0, 500), reading(500, 480), reading(1000, 470)), 20),  # the slower half counts
+        ((reading(0, 500), reading(1000, 480), reading(2000, 460)), 20),  # asleep: once a second
+        ((reading(0, 500), reading(1000, 400)), 0),  # one jump is no trend
+        ((reading(0, 500), reading(500, 400), reading(1000, 400)), 0),  # nor is one that is over
+        (
+            (reading(0, 500), reading(500, 500), reading(1000, 400)),
+            0,
+        ),  # nor one that has just begun
+        ((reading(0, 500), reading(499, 400), reading(998, 300)), 0),  # not a second yet
+        ((reading(0, 480), reading(500, 490), reading(1000, 500)), 0),  # it rose
         ((reading(0, 500),), 0),
     ],
 )
-def test_the_fall_of_available_memory_is_taken_over_the_last_second(
+def test_available_memory_falls_when_it_does_so_in_two_successive_half_seconds(
     readings: Window, mib_s: int
 ) -> None:
     assert fall_kib_s(readings) == mib_s * MIB

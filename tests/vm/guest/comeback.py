@@ -17,8 +17,8 @@ def main() -> None:
     keeper = stage.start("keeper", "--register", "perceptible", "--hold", "30")
     cache = stage.start("cache", "--register", "cached", "--hold", "60", "--shed")
     stage.note("adj", when="before", cache=adj(cache), keeper=adj(keeper))
-    # Slow: an emulated Python takes up to 10 s to start, and the machine has to last that long without a daemon.
-    leak = stage.start("leak", "--grow", "4", "--adj", "700")
+    # Large and slow: an emulated Python takes up to 10 s to start, and the machine has to outlast that.
+    leak = stage.start("leak", "--hold", "120", "--grow", "4", "--adj", "700")
     began = now_ms()
     stage.wait(
         lambda: any(event["what"] == "notice" and event["t"] > began for event in cache.events()),
