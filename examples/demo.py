@@ -29,8 +29,8 @@ TOTAL_MIB = 128
 GROUP = "/lmkd-demo"
 BLOCK = MIB
 LEAK_AFTER_S = 3
-LASTS_S = 60
-"""At the most; as a rule it is over in half of that."""
+LASTS_S = 120
+"""At the most; as a rule it is over in a quarter of that."""
 
 # A cache that has shed all it holds is still a Python of 12 MiB: in so small a memory that would be worth killing.
 CONFIG = """

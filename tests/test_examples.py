@@ -192,3 +192,22 @@ def test_the_watcher_without_a_daemon_is_one_clear_line(
     with Running("watch_levels.py") as watcher:
         watcher.expect(f"no lmkd at {tmp_path}/none: No such file or directory")
         assert watcher.wait() == 1
+
+
+@pytest.mark.timeout(120)
+def test_the_demonstration_ends_the_leak_and_nobody_else() -> None:
+    """`make demo`, on simulated memory; tests/vm plays it in a real memory cgroup."""
+    demo = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / "demo.py", "--simulated"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert demo.stdout.startswith("Simulated memory of 128 MB (asked for)")
+    for name in ("cache-1", "cache-2", "cache-3"):
+        assert re.search(rf"{name} +told \w+, \d+ MiB within \d", demo.stdout)
+        assert re.search(rf"│ {name} │ cached +│ \d+ times │ \d+ MiB +│ alive", demo.stdout)
+    assert re.search(r"lmkd +ended leak \(pid \d+\)", demo.stdout)
+    assert demo.stdout.rstrip().endswith("┘")

@@ -195,3 +195,15 @@ def test_a_daemon_killed_in_mid_episode_comes_back_to_its_clients(play: Play) ->
     assert [kill["name"] for kill in outcome.records("kill")] == ["python"]
     assert set(outcome.alive) == {"keeper", "cache"}
     assert outcome.oom_kills == 0
+
+
+def test_the_demonstration_has_real_pressure_where_there_is_a_memory_cgroup(
+    vm_noswap: Machine,
+) -> None:
+    """`make demo` as a user sees it: the leak ends, the caches and the editor live."""
+    output = vm_noswap.run(
+        [sys.executable, "examples/demo.py"], timeout_s=SCENARIO_TIMEOUT_S
+    ).check()
+    assert output.startswith("Real pressure: a memory cgroup of 128 MB"), output
+    assert "ended leak" in output
+    assert output.count("alive") == 4

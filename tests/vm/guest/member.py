@@ -92,9 +92,7 @@ class Member:
         except OSError:
             chunk = b""
         if not chunk:
-            say("disconnected")
-            self.sock.close()
-            self.sock = None
+            self.drop()
             return
         for event in self.connection.receive(chunk):
             if isinstance(event, Notice):
@@ -119,6 +117,13 @@ class Member:
                 say(event.type, text=str(event))
             elif isinstance(event, Ok) and event.id == 2:
                 say("registered", **event.result)
+
+    def drop(self) -> None:
+        """The daemon is gone: say so, and look for it again."""
+        assert self.sock is not None
+        say("disconnected")
+        self.sock.close()
+        self.sock = None
 
     def answer(self, notice: Notice) -> None:
         if not self.options.shed or notice.level == "normal" or self.sock is None:
@@ -168,7 +173,10 @@ class Member:
                 say("connected")
             ready = select.select([self.sock] if self.sock else [], [], [], tick_s)[0]
             if ready:
-                self.hear()
+                try:
+                    self.hear()
+                except BrokenPipeError:  # the daemon died between its notice and our answer
+                    self.drop()
             if options.grow and time.monotonic() - started >= options.grow_after:
                 self.grow()
             else:
