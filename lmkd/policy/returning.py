@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmkd.model import App, Level
-from lmkd.policy.state import Departed
+from lmkd.policy.state import Departed, DomainState, Told
 from lmkd.policy.tell import repeat_word, tell_apps
 from lmkd.policy.turn import Turn
 
@@ -39,7 +39,7 @@ def remember_departed(turn: Turn, number: int) -> None:
 
 
 def welcome_back(turn: Turn, app: App, before: Departed) -> None:
-    """Give an app that is back its last word as it stands, or the new one once that may be given."""
+    """Give an app that is back its last word as it stands, or the level as it is now; it gains no time by it."""
     trust = {**turn.state.trust, app.app: before.trust} if before.trust else turn.state.trust
     turn.state = replace(turn.state, trust=trust)
     for name, domain in turn.state.domains.items():
@@ -47,6 +47,7 @@ def welcome_back(turn: Turn, app: App, before: Departed) -> None:
             continue
         told = before.told.get(name)
         if told is not None:
+            told = _standing(turn, domain, told)
             domain = replace(domain, told={**domain.told, app.app: told})
             if told.level is domain.level:
                 turn.keep(domain)
@@ -54,6 +55,20 @@ def welcome_back(turn: Turn, app: App, before: Departed) -> None:
                 continue
         if domain.level > Level.NORMAL or told is not None:
             turn.keep(tell_apps(turn, domain))
+
+
+def _standing(turn: Turn, domain: DomainState, told: Told) -> Told:
+    """Return the word that stands for an app that is back.
+
+    Whoever registers is told at once (SPEC L-4). Where the level has changed and its word would still have to rest,
+    it is given all the same, but asks for nothing and comes with the old deadline.
+    """
+    rested = turn.now_us >= told.last_us[domain.level] + turn.settings.rest_us
+    if told.level is domain.level or rested:
+        return told
+    number = turn.state.next_notice
+    turn.state = replace(turn.state, next_notice=number + 1)
+    return told._replace(notice=number, level=domain.level, target_kib=0, answer=None)
 
 
 def forget_departed(turn: Turn, name: str) -> None:

@@ -64,11 +64,12 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
     level, now_us = domain.level, turn.now_us
     shares: dict[int, int] = {}
     if level > Level.NORMAL and domain.judgement is not None:
-        willing = [app for app in apps if not _has_nothing(domain, app)]
+        willing = apps
+        if domain.told:
+            willing = [app for app in apps if not _has_nothing(domain.told.get(app.app, UNTOLD))]
         shares = share_need(domain.judgement.need_kib, willing)
-    graces_us = [
-        turn.settings.classes[app_class].grace_us if level else 0 for app_class in AppClass
-    ]
+    classes = turn.settings.classes
+    deadlines_us = [now_us + (classes[one].grace_us if level else 0) for one in AppClass]
     told = dict(domain.told)
     trust = dict(turn.state.trust)
     simulations = dict(turn.state.simulations)
@@ -84,7 +85,7 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
         if before.target_kib and is_broken_word(before, now_us):
             trust[number] = bounded_trust(trust.get(number, 0) - 1)
         target_kib = shares.get(number, 0)
-        deadline_us = now_us + graces_us[app.app_class]
+        deadline_us = deadlines_us[app.app_class]
         if ending and (app.pid, app.start_ticks) in ending:
             # Its end has begun: it hears how things are, and is not promised a time that it does not have.
             target_kib, deadline_us = 0, now_us
@@ -108,9 +109,8 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
     return replace(domain, told=told)
 
 
-def _has_nothing(domain: DomainState, app: App) -> bool:
+def _has_nothing(told: Told) -> bool:
     """Whether an app was asked for something at its last notice and said that it has nothing to give."""
-    told = domain.told.get(app.app, UNTOLD)
     return told.target_kib > 0 and told.answer is Answer.NOTHING
 
 

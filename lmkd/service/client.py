@@ -34,6 +34,7 @@ class Client:
         "app",
         "backlog",
         "broken",
+        "clear",
         "connection",
         "domains",
         "killed",
@@ -41,6 +42,7 @@ class Client:
         "notices",
         "out",
         "pid",
+        "send",
         "simulating",
         "sock",
         "uid",
@@ -52,6 +54,8 @@ class Client:
         self, sock: socket.socket, credentials: tuple[int, int], epoll: select.epoll
     ) -> None:
         self.sock = sock
+        self.send = sock.send
+        """Bound once: a broadcast looks it up for every client."""
         self.pid, self.uid = credentials
         self.connection = ServerConnection()
         """For receiving alone. What is sent is encoded without it: it has taken in all requests of a chunk by the
@@ -63,6 +67,8 @@ class Client:
         """The numbers from its app's first notice to its last; some between are other apps'."""
         self.simulating = False
         self.broken = False
+        self.clear = True
+        """Whether nothing waits, so that what is said now keeps its order. Kept by `watch`."""
         self.out: bytes = b""
         """The rest of a frame that went out in part, and replies behind it."""
         self.waiting: dict[str, Late] | None = None
@@ -76,7 +82,8 @@ class Client:
 
     def watch(self) -> None:
         """Have the epoll wake us for what this client now waits for."""
-        wants_out = self.out or self.waiting or self.killed
+        wants_out = bool(self.out or self.waiting or self.killed)
+        self.clear = not wants_out
         events = select.EPOLLOUT if wants_out else 0
         if not self.out and not self.backlog:
             events |= select.EPOLLIN
@@ -94,7 +101,7 @@ class Client:
 
     def push(self, kind: str, word: Late) -> None:
         """Send a word, or keep it in the place of an earlier one of its kind."""
-        if self.is_clear():
+        if self.clear:
             frame = word if isinstance(word, bytes) else word()
             if self._send_whole(frame):
                 return
@@ -111,16 +118,12 @@ class Client:
 
     def push_killed(self, frame: bytes) -> None:
         """Send a report of a kill; for a slow reader the latest few wait."""
-        if self.is_clear() and self._send_whole(frame):
+        if self.clear and self._send_whole(frame):
             return
         if self.killed is None:
             self.killed = deque(maxlen=KILLED_MOST)
         self.killed.append(frame)
         self.watch()
-
-    def is_clear(self) -> bool:
-        """Whether nothing waits, so that what is said now keeps its order."""
-        return not (self.out or self.waiting or self.killed)
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it: replies, then the latest words, then reports."""
@@ -151,7 +154,7 @@ class Client:
     def _send_whole(self, frame: bytes) -> bool:
         """Send a frame now, keeping its rest if it went out in part; False when nothing of it went."""
         try:
-            sent = self.sock.send(frame, SEND_FLAGS)
+            sent = self.send(frame, SEND_FLAGS)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -160,9 +163,13 @@ class Client:
             self.broken = True
             return True
         if sent < len(frame):
-            self.out = frame[sent:]
-            self.watch()
+            self.keep_rest(frame, sent)
         return True
+
+    def keep_rest(self, frame: bytes, sent: int) -> None:
+        """Keep what of a frame has not gone out."""
+        self.out = frame[sent:]
+        self.watch()
 
     def _send(self, frame: bytes) -> None:
         if not self._send_whole(frame):

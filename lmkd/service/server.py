@@ -164,7 +164,7 @@ class Server:
         """Tell everybody that we leave, as far as their sockets take it, and close."""
         frame = encode(Bye(reason[:REASON_MOST]))
         for client in list(self._clients.values()):
-            if client.is_clear():
+            if client.clear:
                 client.push("bye", frame)
             client.close()
         self._clients.clear()
@@ -172,10 +172,21 @@ class Server:
         self._listener.close()
 
     def _tell_level(self, clients: Iterable[Client], domain: str, frame: bytes) -> None:
-        kind = f"pressure {domain}"
+        kind, length = f"pressure {domain}", len(frame)
         broken: list[Client] = []
         for client in list(clients):
-            client.push(kind, frame)
+            # The same as client.push, without its calls where all goes well: they took a fifth of a broadcast.
+            if client.clear:
+                try:
+                    sent = client.send(frame, SEND_FLAGS)
+                except OSError:
+                    client.push(kind, frame)  # meets the same, and does what is to be done about it
+                else:
+                    if sent == length:
+                        continue
+                    client.keep_rest(frame, sent)
+            else:
+                client.push(kind, frame)
             if client.broken:
                 broken.append(client)
         self._drop_broken(broken)

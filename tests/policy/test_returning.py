@@ -134,3 +134,17 @@ def test_only_so_many_are_remembered() -> None:
         leave(scene, 0, app(number))
     assert len(scene.state.departed) == DEPARTED_MOST
     assert (app(1).pid, 1) not in scene.state.departed
+
+
+def test_a_level_whose_word_still_rests_is_told_at_once_with_the_old_deadline() -> None:
+    scene = Scene(ONE)
+    scene.read(0, 110)
+    scene.read(100, 40)
+    deadline_us = scene.domain().told[1].deadline_us
+    leave(scene, 200, ONE)
+    for at_ms in (300, 3300):
+        scene.read(at_ms, 110)
+    assert scene.domain().level is Level.LOW
+    (word,) = back(scene, 3400, ONE, 7)
+    assert (word.level, word.target_kib, word.deadline_us) == (Level.LOW, 0, deadline_us)
+    assert only(Notify, scene.read(9000, 110)) == []

@@ -39,6 +39,9 @@ class Witness:
         self.notices: dict[tuple[int, str], actions.Notify] = {}
         """The last real notice to an app, by domain."""
         self.deadlines: dict[tuple[int, str], int] = {}
+        self.told_before_us: dict[tuple[int, str, Level], int] = {}
+        """The same for a program that left and is back under another number: its words may still rest."""
+        self.numbers: dict[tuple[int, int], int] = {}
         self.extended: set[int] = set()
         self.given: dict[int, tuple[int, int]] = {}
         """By number of a notice: when it was first given, and its deadline."""
@@ -241,7 +244,8 @@ class Witness:
             if not is_within(app.cgroup, domain) or (simulated and domain == SYSTEM_DOMAIN):
                 continue
             if self.heard.get((app.app, domain), Level.NORMAL) is not level:
-                last_us = self.told_us.get((app.app, domain, level))
+                key = (app.app, domain, level)
+                last_us = self.told_us.get(key, self.told_before_us.get(key))
                 assert last_us is not None
                 assert self.now_us - last_us < self.settings.rest_us
 
@@ -265,6 +269,12 @@ class Witness:
                 self.history[reading.domain] = (*kept, reading)
                 self.read_us[reading.domain] = self.now_us
             case events.AppRegistered(app):
+                earlier = self.numbers.get((app.pid, app.start_ticks))
+                self.numbers[app.pid, app.start_ticks] = app.app
+                for books in (self.told_before_us, self.told_us):
+                    for (number, domain, level), at_us in list(books.items()):
+                        if number == earlier:
+                            self.told_before_us[app.app, domain, level] = at_us
                 self.apps[app.app] = app
             case events.AppUpdated(number, app_class) if app_class is not None:
                 self.apps[number] = self.world.state.apps[number]

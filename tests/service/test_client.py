@@ -80,7 +80,7 @@ def test_of_each_kind_the_latest_word_goes_out_in_the_order_of_their_last_saying
     line.near.failing = None
     line.client.flush()
     assert line.far.recv(100) == b"b1 a2 c, made late k1 "
-    assert line.client.is_clear()
+    assert line.client.clear
 
 
 def test_a_frame_that_went_out_in_part_goes_on_before_all_else(line: Line) -> None:
@@ -90,7 +90,7 @@ def test_a_frame_that_went_out_in_part_goes_on_before_all_else(line: Line) -> No
     line.client.push("level", b"low")
     line.client.reply(b"[reply]")
     heard = b""
-    while not line.client.is_clear():
+    while not line.client.clear:
         heard += line.far.recv(1 << 20)
         line.client.flush()
     heard += line.far.recv(1 << 20)
