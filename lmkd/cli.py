@@ -93,7 +93,6 @@ def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> 
     # Imported here: --help, --version and a mistake in the configuration need none of it.
     import trio
 
-    from lmkd.kernel.borrowed import BorrowedKernel
     from lmkd.kernel.interface import Kernel
     from lmkd.kernel.machine import Machine
     from lmkd.service.daemon import Daemon
@@ -113,6 +112,8 @@ def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> 
     registered: set[tuple[int, int]] = set()
     kernel: Kernel = machine
     if arguments.simulated is not None:
+        from lmkd.kernel.borrowed import BorrowedKernel
+
         kernel = BorrowedKernel(machine, arguments.simulated, lambda: registered)
         log.warning(
             "simulated memory: registered programs fill it, and only they can be told or ended"

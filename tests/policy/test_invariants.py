@@ -20,6 +20,9 @@ from .witness import Witness
 from .world import Ends, Manner, Program, World
 
 CLAIMED = st.sampled_from([one for one in AppClass if one is not AppClass.SYSTEM])
+# Four seconds on an idle machine; this is not about how long it takes on a busy one.
+pytestmark = pytest.mark.timeout(300)
+
 SETTINGS = with_settings(
     domains=(SYSTEM_DOMAIN, BOX), killing_domains=frozenset({SYSTEM_DOMAIN, BOX})
 )
