@@ -75,6 +75,7 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
     simulations = dict(turn.state.simulations)
     notice = turn.state.next_notice
     notifications: list[Notify] = []
+    asked: list[int] = []
     ending = turn.state.victims_in_flight()
     # A thousand apps are told in one step: what is the same for all of them is looked up once, above.
     name, reason = domain.domain, domain.reason
@@ -89,6 +90,8 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
         if ending and (app.pid, app.start_ticks) in ending:
             # Its end has begun: it hears how things are, and is not promised a time that it does not have.
             target_kib, deadline_us = 0, now_us
+        if target_kib:
+            asked.append(number)
         last_us = renewed.get(before.last_us)
         if last_us is None:
             last_us = (*before.last_us[:level], now_us, *before.last_us[level + 1 :])
@@ -100,9 +103,8 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
         for app in due:
             simulations.pop(app.app, None)
     # Measured first: an app may shed within a millisecond of its notice, and would seem to have shed nothing.
-    asked = tuple(sent.app for sent in notifications if sent.target_kib)
     if asked:
-        turn.act(MeasureApps(domain.domain, asked))
+        turn.act(MeasureApps(name, tuple(asked)))
     turn.act(*notifications)
     turn.state = replace(turn.state, next_notice=notice, trust=trust, simulations=simulations)
     record_notices(turn, domain, notifications)
@@ -132,7 +134,7 @@ def repeat_word(turn: Turn, domain: DomainState, app: int) -> None:
 
 
 def record_notices(turn: Turn, domain: DomainState, sent: Sequence[Notify]) -> None:
-    """Keep who was told what, the first of them by name."""
+    """Keep who was told what, the first of them by name; either all of it is an emergency or nothing."""
     apps: list[Plain] = [
         {
             "app": notify.app,
@@ -149,8 +151,8 @@ def record_notices(turn: Turn, domain: DomainState, sent: Sequence[Notify]) -> N
         {
             "level": domain.level.word,
             "count": len(sent),
-            "target_kib": sum(notify.target_kib for notify in sent),
-            "emergency": any(notify.emergency for notify in sent),
+            "target_kib": sum([notify.target_kib for notify in sent]),
+            "emergency": sent[0].emergency,
             "apps": apps,
         },
     )
