@@ -8,6 +8,8 @@
 exec 3<>/dev/ttyS1 </dev/null >/dev/console 2>&1
 busybox=/.vm/busybox
 cgroups=/sys/fs/cgroup
+# Where the repository lies below one of the directories that `clean` empties, all of its way there stays.
+keep=$(echo "$VM_REPO" | $busybox cut -d/ -f1-3)
 $busybox stty raw -echo <&3
 
 # As a service manager has it: 1024 descriptors, more for who asks.
@@ -31,7 +33,7 @@ clean() {
     until [ -z "$($busybox find $cgroups -mindepth 1 -type d)" ]; do
         $busybox find $cgroups -mindepth 1 -depth -type d -exec $busybox rmdir {} + 2>/dev/null
     done
-    $busybox find /tmp /run /dev/shm -mindepth 1 -maxdepth 1 -exec $busybox rm -rf {} +
+    $busybox find /tmp /run /dev/shm -mindepth 1 -maxdepth 1 ! -path "$keep" -exec $busybox rm -rf {} +
     echo "clean $1" >&3
 }
 

@@ -26,8 +26,15 @@ ln -sf /proc/self/fd dev/fd
 ln -sf /proc/self/fd/0 dev/stdin
 ln -sf /proc/self/fd/1 dev/stdout
 ln -sf /proc/self/fd/2 dev/stderr
+# A checkout below one of these would be hidden by what is mounted over it.
+mkdir -p .vm/repo
+mount --bind ".$VM_REPO" .vm/repo
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
+if [ ! -d ".$VM_REPO" ]; then
+    mkdir -p ".$VM_REPO"
+    mount --bind .vm/repo ".$VM_REPO"
+fi
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 echo +memory >sys/fs/cgroup/cgroup.subtree_control
 

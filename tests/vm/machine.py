@@ -79,6 +79,10 @@ def find_missing() -> list[str]:
         )
         if shutil.which(program) is None
     ]
+    if any(sign.isspace() for sign in str(_REPO)):
+        missing.append(
+            f"a kernel command line cannot name {str(_REPO)!r}: check out where no space is"
+        )
     if find_static_busybox() is None:
         missing.append("no statically linked busybox: install busybox-static")
     if find_kernel_source() is None:
@@ -200,6 +204,7 @@ class Machine:
             # mapped at, and looks through all of them at every store that clears the page.
             "norandmaps",
             f"VM_SWAP_MIB={self.swap_mib}",
+            f"VM_REPO={_REPO}",
         )
         if os.environ.get("LMKD_VM_KVM") == "1":
             acceleration = ["-accel", "kvm", "-cpu", "host"]
