@@ -141,7 +141,13 @@ def _wait_for(
         # It rests between notices: its word is owed, and will be given when the rest is over.
         due_us = domain.tell_due_us if domain.tell_due_us is not None else now_us
         return max(due_us, now_us + turn.settings.read_pressed_us), f"{victim.name} is to be told"
-    return turn.state.deadline_us(victim.app), f"{victim.name} has its grace"
+    deadline_us = turn.state.deadline_us(victim.app)
+    if told.kept and judgement.level < Level.CRITICAL:
+        # It gave all it was asked for, and was asked for too little. At critical it is asked anew; below that its
+        # next notice comes when the rest is over, and nothing is so urgent that it could not wait for it.
+        again_us = told.last_us[told.level] + turn.settings.rest_us
+        return max(deadline_us, again_us), f"{victim.name} kept its word, and is to be asked again"
+    return deadline_us, f"{victim.name} has its grace"
 
 
 def take_scan(turn: Turn, event: ProcessesScanned) -> None:

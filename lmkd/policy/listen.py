@@ -91,7 +91,7 @@ def _settle(turn: Turn, domain: DomainState, told: Told, event: AckReceived) -> 
             told = told._replace(extended=True, deadline_us=told.deadline_us + grace_us)
     elif event.answer is Answer.DONE and not told.settled:
         verdict = _kept_word(told, event)
-        told = told._replace(settled=True)
+        told = told._replace(settled=True, kept=verdict > 0)
     trust = bounded_trust(turn.state.trust.get(app.app, 0) + verdict)
     if verdict:
         turn.state = replace(turn.state, trust={**turn.state.trust, app.app: trust})

@@ -35,6 +35,8 @@ class Told(NamedTuple):
     emergency: bool = False
     settled: bool = False
     """Whether this notice has already counted for or against the app."""
+    kept: bool = False
+    """Whether it was found to have given what it was asked for."""
 
 
 UNTOLD = Told(0, Level.NORMAL, NEVER_US, 0, (NEVER_US,) * 4)

@@ -548,3 +548,36 @@ def test_the_notice_that_takes_the_grace_back_is_kept_too() -> None:
     out = scene.scan(100, process_of(app(1), 300))
     (record,) = (one for one in only(Record, out) if one.kind == "told")
     assert record.detail["emergency"] is True
+
+
+def stalled(scene: Scene, at_ms: int, some_ms: int) -> tuple[Action, ...]:
+    """Read a domain in which programs stall while swap has room: medium, and harm."""
+    return scene.read(
+        at_ms, 70, some_ms=some_ms, anon_mib=900, swap_total_mib=900, swap_free_mib=900
+    )
+
+
+def test_below_critical_whoever_kept_its_word_is_asked_again_before_it_is_ended() -> None:
+    cache = app(1, CACHED, sheddable_mib=300)
+    scene = Scene(cache)
+    stalled(scene, 0, 0)
+    scene.measure(0, 1, 300)
+    scene.ack(100, 1, Answer.DONE, freed_mib=80, size_mib=220)
+    stalled(scene, 1500, 500)
+    judgement = scene.domain().judgement
+    assert judgement is not None
+    assert (judgement.level, judgement.harm) == (Level.MEDIUM, True)
+    assert signals(scene.scan(1500, process_of(cache, 220))) == []
+    assert scene.domain().scan_after_us == 5 * SECOND
+    (again,) = only(Notify, stalled(scene, 5000, 2000))
+    assert again.target_kib > 0
+
+
+def test_one_that_broke_its_word_is_not_waited_for() -> None:
+    cache = app(1, CACHED, sheddable_mib=300)
+    scene = Scene(cache)
+    stalled(scene, 0, 0)
+    scene.measure(0, 1, 300)
+    scene.ack(100, 1, Answer.DONE, freed_mib=80, size_mib=300)
+    stalled(scene, 1500, 500)
+    assert signals(scene.scan(1500, process_of(cache, 300))) == [(1001, "SIGTERM")]
