@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lmkd.config_schema import RISING, SCHEMA, BadValue, check_boolean, check_cgroup
 from lmkd.model import SYSTEM_DOMAIN, AppClass, Level
 from lmkd.policy.settings import Amount, ClassSettings, FloorStep, Settings, StallStep
 
@@ -23,11 +23,8 @@ Key = tuple[str, ...]
 
 SYSTEM_CONFIG = Path("/etc/lmkd/lmkd.toml")
 SYSTEM_CONFIG_DIR = Path("/etc/lmkd/lmkd.d")
-RISING = (Level.LOW, Level.MEDIUM, Level.CRITICAL)
 DESCRIBED_MOST = 80
 """Characters of a wrong value that are repeated in a mistake."""
-CGROUP_MOST_CHARS = 1024
-"""What the wire takes for a domain: one that no client could name would be watched for nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,142 +174,7 @@ def _split_key(dotted: str) -> Key:
     return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
-# --- values -------------------------------------------------------------------------------------------------
-
-
-class _BadValue(Exception):
-    """What was expected instead."""
-
-
-def _share(value: object) -> int:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(?:\.(\d{1,2}))?\s*%", value)):
-        share = int(match[1]) * 100 + int((match[2] or "0").ljust(2, "0"))
-        if share <= 100_000:
-            return share
-    raise _BadValue('a share such as "7%" or "0.5%"')
-
-
-_DURATION_US = {"ms": 1_000, "s": 1_000_000, "min": 60_000_000}
-
-
-def _duration(value: object) -> int:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})\s*(ms|s|min)", value)):
-        duration_us = int(match[1]) * _DURATION_US[match[2]]
-        if duration_us <= 3_600_000_000:
-            return duration_us
-    raise _BadValue('a duration up to 60min, such as "500ms" or "3s"')
-
-
-def _interval(value: object) -> int:
-    with suppress(_BadValue):
-        if interval_us := _duration(value):
-            return interval_us
-    raise _BadValue('a duration from 1ms to 60min, such as "100ms"')
-
-
-_SIZE_KIB = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20, "TiB": 1 << 30}
-
-
-def _size(value: object) -> int:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})\s*([KMGT]iB)", value)):
-        return int(match[1]) * _SIZE_KIB[match[2]]
-    raise _BadValue('a size such as "64MiB" or "1GiB"')
-
-
-def _boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise _BadValue("true or false")
-
-
-def _integer(least: int, most: int) -> Callable[[object], int]:
-    def check(value: object) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-            return value
-        raise _BadValue(f"a whole number from {least} to {most}")
-
-    return check
-
-
-def _path(value: object) -> str:
-    if isinstance(value, str) and value.startswith("/") and "\0" not in value:
-        return value
-    raise _BadValue('an absolute path, such as "/run/lmkd/socket"')
-
-
-def _cgroup(value: object) -> str:
-    if (
-        isinstance(value, str)
-        and value.startswith("/")
-        and len(value) <= CGROUP_MOST_CHARS
-        and not any(part in ("", ".", "..") for part in value[1:].split("/"))
-        and not any(sign < " " or "\x7f" <= sign <= "\x9f" for sign in value)
-    ):
-        return value
-    raise _BadValue('a cgroup\'s path below the mount, such as "/system.slice/build.service"')
-
-
-def _level(value: object) -> Level | None:
-    if value == "never":
-        return None
-    if value in ("low", "medium", "critical"):
-        return Level[str(value).upper()]
-    raise _BadValue('"low", "medium", "critical" or "never"')
-
-
-def _app_class(value: object) -> AppClass:
-    for app_class in AppClass:
-        if value == app_class.word:
-            return app_class
-    raise _BadValue("one of " + ", ".join(f'"{app_class.word}"' for app_class in AppClass))
-
-
-Check = Callable[[object], Any]
-
-_LEVEL_SHARES: dict[str, Check] = {level.word: _share for level in RISING}
-_STALL_STEP: dict[str, Check] = {"some": _share, "full": _share}
-_FLOOR_STEP: dict[str, Check] = {"enter": _share, "leave": _share, "most": _size}
-_CLASS: dict[str, Check] = {
-    "oom_score_adj": _integer(-1000, 1000),
-    "killed_at": _level,
-    "grace": _duration,
-    "time_to_exit": _duration,
-}
-SCHEMA: dict[str, Any] = {
-    "service": {
-        "socket": _path,
-        "state_dir": _path,
-        "history_episodes": _integer(1, 10_000),
-        "claim_ceiling": _app_class,
-    },
-    "classes": {app_class.word: _CLASS for app_class in AppClass},
-    "stall": {
-        **{level.word: _STALL_STEP for level in RISING},
-        "harm": _STALL_STEP,
-        "emergency": {"full": _share},
-    },
-    "floor": {
-        **{level.word: _FLOOR_STEP for level in RISING},
-        "emergency": {"enter": _share, "most": _size},
-    },
-    "swap": _LEVEL_SHARES,
-    "thrash": _LEVEL_SHARES,
-    "forecast": {"low": _duration, "medium": _duration, "slope_per_second": _size},
-    "timing": {
-        "calm_hold": _duration,
-        "rest": _duration,
-        "exit_in_emergency": _duration,
-        "settle": _duration,
-        "unkillable": _duration,
-        "read_idle": _interval,
-        "read_pressed": _interval,
-        "read_in_emergency": _interval,
-    },
-    "victims": {"least": _size, "share": _share, "most": _size},
-    "system": {"kill": _boolean},
-    "domain": [{"cgroup": _cgroup, "kill": _boolean}],
-}
-"""Every key there is, with the check of its value; a list is an array of tables."""
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 class _Reader:
@@ -342,7 +204,7 @@ class _Reader:
             else:
                 try:
                     expected(value)
-                except _BadValue as bad:
+                except BadValue as bad:
                     self._mistake(layer, key, f"expected {bad}, got {_describe(value)}")
 
     def _check_array(self, layer: _Layer, key: Key, value: object, schema: dict[str, Any]) -> None:
@@ -365,7 +227,7 @@ class _Reader:
             check = check[part]
         try:
             return check(value)
-        except _BadValue:
+        except BadValue:
             # The mistake is already kept. The defaults stand in, so that the order of thresholds can be checked.
             return check(_dig(self.layers[0].table, key))
 
@@ -376,8 +238,8 @@ class _Reader:
             items = layer.table.get("domain", [])
             for item in items if isinstance(items, list) else []:
                 try:
-                    found[_cgroup(item["cgroup"])] = _boolean(item.get("kill", True))
-                except (_BadValue, TypeError, KeyError, AttributeError):
+                    found[check_cgroup(item["cgroup"])] = check_boolean(item.get("kill", True))
+                except (BadValue, TypeError, KeyError, AttributeError):
                     continue
         return found
 
