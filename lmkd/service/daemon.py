@@ -189,6 +189,8 @@ class _Parts:
                 found = tuple(self._daemon.kernel.scan(action.domain, action.min_size_kib))
                 self.engine.feed(events.ProcessesScanned(action.domain, found))
             case actions.SendSignal():
+                # First the deed: whoever reads our log may be stalled as well.
+                self.executor.signal(action)
                 victim = action.victim
                 log.warning(
                     "%s: %s to %s (pid %d, %s, %d KiB)",
@@ -199,7 +201,6 @@ class _Parts:
                     victim.app_class.word,
                     victim.size_kib,
                 )
-                self.executor.signal(action)
             case actions.WarnKill():
                 self.server.warn(action)
             case actions.ReleaseVictim():
