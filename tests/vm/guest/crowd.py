@@ -43,22 +43,30 @@ class Readers:
             self.members[sock.fileno()] = (sock, connection)
             self.epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def hear(self, level: str, simulated: bool, timeout_s: float) -> list[int]:
-        """Return when each reader heard of a level, in microseconds."""
+    def hear(self, level: str, timeout_s: float) -> tuple[list[int], list[int]]:
+        """Return when each reader heard of a simulated level, and then of the end of it, in microseconds."""
         heard: dict[int, int] = {}
+        over: dict[int, int] = {}
         deadline = time.monotonic() + timeout_s
-        while len(heard) < READERS and time.monotonic() < deadline:
+        while len(over) < READERS and time.monotonic() < deadline:
             for fd, _ in self.epoll.poll(0.05):
                 sock, connection = self.members[fd]
                 at_us = time.monotonic_ns() // 1000
                 for event in connection.receive(sock.recv(65536)):
-                    if (
-                        isinstance(event, Pressure)
-                        and event.level == level
-                        and event.simulated == simulated
-                    ):
+                    if not isinstance(event, Pressure):
+                        continue
+                    if event.simulated and event.level == level:
                         heard.setdefault(fd, at_us)
-        return sorted(heard.values())
+                    elif fd in heard and not event.simulated:
+                        over.setdefault(fd, at_us)
+        return sorted(heard.values()), sorted(over.values())
+
+    def drain(self) -> None:
+        """Read what was said on subscribing, until nothing more comes."""
+        while ready := self.epoll.poll(2):
+            for fd, _ in ready:
+                sock, connection = self.members[fd]
+                connection.receive(sock.recv(65536))
 
 
 def play(stage: Stage, readers: Readers, what: str) -> None:
@@ -67,13 +75,12 @@ def play(stage: Stage, readers: Readers, what: str) -> None:
     for number, level in enumerate(LEVELS):
         asked_us = time.monotonic_ns() // 1000
         controller.sendall(connection.send(Simulate(10 + number, level, "all", 400)))
-        heard = readers.hear(level, True, 20)
-        back = readers.hear("normal", False, 20)
+        heard, over = readers.hear(level, 20)
         stage.note(
             what,
             level=level,
             heard=len(heard),
-            heard_end=len(back),
+            heard_end=len(over),
             first_ms=(heard[0] - asked_us) // 1000 if heard else None,
             spread_ms=(heard[-1] - heard[0]) // 1000 if heard else None,
         )
@@ -126,7 +133,7 @@ def main() -> None:
     stage = Stage("crowd")
     stage.start_daemon()
     readers = Readers()
-    readers.hear("normal", False, 60)
+    readers.drain()
     play(stage, readers, "quiet")
     deaf, processes = hostile()
     began_ms = now_ms()
