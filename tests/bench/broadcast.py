@@ -21,7 +21,7 @@ from lmkd.service.server import Server, pressure_frame
 from tests.bench.native import Peer, compile_peer
 from tests.bench.rows import Row, middle
 
-ROUNDS = 21
+ROUNDS = 41
 REASON = "6.1 MiB of 457.1 MiB available"
 
 
