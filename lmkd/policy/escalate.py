@@ -91,11 +91,10 @@ def may_kill_now(settings: Settings, domain: DomainState, judgement: Judgement) 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Whom to kill, or until when to wait and for whom."""
+    """Whom to kill, or until when to wait."""
 
     candidate: Candidate | None
     wait_until_us: int
-    waiting_for: str
 
 
 def choose_victim(
@@ -107,47 +106,44 @@ def choose_victim(
         return None
     lowest = worth[0].victim.app_class
     ending = turn.state.victims_in_flight()
-    waits: list[tuple[int, str]] = []
+    waits_us: list[int] = []
     for candidate in worth:
         if candidate.victim.app_class is not lowest:
             break
         if (candidate.victim.pid, candidate.victim.start_ticks) in ending:
-            soon_us = turn.now_us + turn.settings.read_pressed_us
-            waits.append((soon_us, f"another domain is ending {candidate.victim.name}"))
+            waits_us.append(turn.now_us + turn.settings.read_pressed_us)
             continue
-        until_us, reason = _wait_for(turn, domain, judgement, candidate)
+        until_us = _wait_until_us(turn, domain, judgement, candidate)
         if judgement.emergency or until_us <= turn.now_us:
-            return Choice(candidate, turn.now_us, "")
-        waits.append((until_us, reason))
-    until_us, reason = min(waits)
-    return Choice(None, until_us, reason)
+            return Choice(candidate, turn.now_us)
+        waits_us.append(until_us)
+    return Choice(None, min(waits_us))
 
 
-def _wait_for(
+def _wait_until_us(
     turn: Turn, domain: DomainState, judgement: Judgement, candidate: Candidate
-) -> tuple[int, str]:
-    """Return until when this candidate is to be left alone, but for an emergency, and why."""
+) -> int:
+    """Return until when this candidate is to be left alone, but for an emergency."""
     victim, now_us = candidate.victim, turn.now_us
     if victim.app is None:
         promises = open_promises(domain, now_us)
         promised_kib = sum(told.target_kib for told in promises)
         if promises and promised_kib >= judgement.need_kib:
-            first_us = min(told.deadline_us for told in promises)
-            return first_us, f"promises of {promised_kib} KiB are open"
-        return now_us, ""
+            return min(told.deadline_us for told in promises)
+        return now_us
     told = domain.told.get(victim.app)
     killed_at = turn.settings.classes[victim.app_class].killed_at
     if told is None or killed_at is None or told.level < killed_at:
         # It rests between notices: its word is owed, and will be given when the rest is over.
         due_us = domain.tell_due_us if domain.tell_due_us is not None else now_us
-        return max(due_us, now_us + turn.settings.read_pressed_us), f"{victim.name} is to be told"
+        return max(due_us, now_us + turn.settings.read_pressed_us)
     deadline_us = turn.state.deadline_us(victim.app)
     if told.kept and judgement.level < Level.CRITICAL:
         # It gave all it was asked for, and was asked for too little. At critical it is asked anew; below that its
         # next notice comes when the rest is over, and nothing is so urgent that it could not wait for it.
         again_us = told.last_us[told.level] + turn.settings.rest_us
-        return max(deadline_us, again_us), f"{victim.name} kept its word, and is to be asked again"
-    return deadline_us, f"{victim.name} has its grace"
+        return max(deadline_us, again_us)
+    return deadline_us
 
 
 def take_scan(turn: Turn, event: ProcessesScanned) -> None:
