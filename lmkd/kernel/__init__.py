@@ -2,5 +2,6 @@
 
 Everything here reads files under a root directory or makes system calls. It does not know what a
 level, a class or a deadline is for (lmkd.policy), nor who is told (lmkd.service). It imports the
-standard library, trio for the functions that wait, and lmkd.model.
+standard library, trio for the functions that wait, lmkd.model and lmkd.cgroup_paths; and pyroute2, when process
+events are opened and not before.
 """

@@ -15,12 +15,14 @@ from collections.abc import Callable, Collection
 
 import trio
 
+from lmkd.kernel.cgroup_watch import NoCgroups
+from lmkd.kernel.interface import NO_DETAILS
 from lmkd.kernel.machine import Machine
 from lmkd.kernel.probe import Features
 from lmkd.kernel.shortage import full_share_permyriad, some_share_permyriad
 from lmkd.kernel.signals import PidfdVictim
 from lmkd.kernel.windows import StallWindow, default_windows
-from lmkd.model import SYSTEM_DOMAIN, Process, Reading
+from lmkd.model import SYSTEM_DOMAIN, Details, Process, Reading
 
 _LOOKS_APART_US = 20_000
 
@@ -69,22 +71,39 @@ class BorrowedKernel:
         sizes = (self._real.size_kib(pid, start_ticks) for pid, start_ticks in self._pids())
         return sum(size for size in sizes if size is not None)
 
-    def scan(self, domain: str, min_size_kib: int) -> list[Process]:
+    def scan(self, domain: str, min_size_kib: int, details: Details = NO_DETAILS) -> list[Process]:
         if domain != SYSTEM_DOMAIN:
             return []
         listed = []
         for pid, start_ticks in self._pids():
-            found = self._real.process(pid)
+            found = self._real.process(pid, details)
             if found is not None and found.start_ticks == start_ticks:
                 listed.append(found)
         return [p for p in listed if p.size_kib >= min_size_kib]
 
+    def pids(self) -> list[int]:
+        return [
+            pid for pid, start_ticks in self._pids() if self._real.start_ticks(pid) == start_ticks
+        ]
+
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         return self._real.size_kib(pid, start_ticks) if self._has(pid, start_ticks) else None
 
-    def process(self, pid: int) -> Process | None:
+    def process(self, pid: int, details: Details = NO_DETAILS) -> Process | None:
         # Looking is free: a program is looked at when it registers, which is before it is lent.
-        return self._real.process(pid)
+        return self._real.process(pid, details)
+
+    def start_ticks(self, pid: int) -> int | None:
+        return self._real.start_ticks(pid)
+
+    def child_pids(self, pid: int) -> list[int]:
+        children, lent = self._real.child_pids(pid), self.pids()
+        return [child for child in children if child in lent]
+
+    def open_process_events(self) -> str:
+        return (
+            "memory is simulated, and only processes that were lent exist: they tell of themselves"
+        )
 
     def set_oom_score_adj(self, pid: int, start_ticks: int, value: int) -> bool:
         if not self._has(pid, start_ticks):
@@ -96,6 +115,21 @@ class BorrowedKernel:
 
     def cgroup_pids(self, path: str) -> list[int]:
         return []
+
+    def watch_cgroups(self, globs: tuple[str, ...]) -> NoCgroups:
+        return NoCgroups()
+
+    def cgroup_owner(self, path: str) -> int | None:
+        return None
+
+    def set_oom_group(self, path: str, together: bool) -> bool | None:
+        return None
+
+    def freeze_cgroup(self, path: str, frozen: bool) -> bool:
+        return False  # as kill_cgroup
+
+    def note_kill(self, path: str, processes: int, kill_id: str) -> bool:
+        return False
 
     def kill_cgroup(self, path: str) -> bool:
         return False  # a real cgroup may hold processes that were not lent

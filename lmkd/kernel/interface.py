@@ -17,7 +17,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from lmkd.kernel.probe import Features
-from lmkd.model import Process, Reading, Signal
+from lmkd.model import Details, Process, ProcessEvent, Reading, Signal
+
+NO_DETAILS = Details()
 
 
 class VictimHandle(Protocol):
@@ -31,6 +33,10 @@ class VictimHandle(Protocol):
 
     def send(self, signal: Signal, /) -> bool:
         """Send the signal; False when the process is gone. Raises PermissionError."""
+        ...
+
+    def stop(self) -> bool:
+        """Stop the process (SIGSTOP), so that it forks no more; False when it is gone. Raises PermissionError."""
         ...
 
     async def wait_exit(self) -> None:
@@ -66,6 +72,34 @@ class Domain(Protocol):
     def close(self) -> None: ...
 
 
+class ProcessEvents(Protocol):
+    """The kernel's word of every process that is forked, execs, changes its ids or name, and exits."""
+
+    async def wait(self) -> None:
+        """Return when there may be something to take."""
+        ...
+
+    def take_nowait(self) -> tuple[list[ProcessEvent], bool]:
+        """Take what has come, in order; and whether some were lost, so that only a scan tells what is there."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class CgroupWatch(Protocol):
+    """The cgroups that some globs name, as they come and go."""
+
+    def paths(self) -> frozenset[str]:
+        """Return those that are there now. Walks only where a glob could match below."""
+        ...
+
+    async def wait_changed(self) -> None:
+        """Return when one may have come or gone; many at once are one change. May be spurious."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Kernel(Protocol):
     """A machine: its memory, its processes, and what can be done to them."""
 
@@ -82,17 +116,33 @@ class Kernel(Protocol):
         controller."""
         ...
 
-    def scan(self, domain: str, min_size_kib: int) -> list[Process]:
+    def scan(self, domain: str, min_size_kib: int, details: Details = NO_DETAILS) -> list[Process]:
         """List the live user processes of the domain's subtree of at least that size, memory and
         swap."""
+        ...
+
+    def pids(self) -> list[int]:
+        """List the pids of all processes, kernel threads too."""
         ...
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         """Measure one process, memory and swap; None when it is gone."""
         ...
 
-    def process(self, pid: int) -> Process | None:
+    def process(self, pid: int, details: Details = NO_DETAILS) -> Process | None:
         """Read whatever process has that pid now; None for no process, or a zombie."""
+        ...
+
+    def start_ticks(self, pid: int) -> int | None:
+        """Read the start of whatever process has that pid now: its identity, at the price of one file."""
+        ...
+
+    def child_pids(self, pid: int) -> list[int]:
+        """List the children of a process, as they are now."""
+        ...
+
+    def open_process_events(self) -> ProcessEvents | str:
+        """Listen to the process connector, or say in words why that cannot be. Loads pyroute2."""
         ...
 
     def set_oom_score_adj(self, pid: int, start_ticks: int, value: int) -> bool:
@@ -108,6 +158,33 @@ class Kernel(Protocol):
 
     def cgroup_pids(self, path: str) -> list[int]:
         """List the pids of the cgroup's subtree."""
+        ...
+
+    def watch_cgroups(self, globs: tuple[str, ...]) -> CgroupWatch:
+        """Watch for cgroups that one of the globs names; none ever come where there is no cgroup2."""
+        ...
+
+    def cgroup_owner(self, path: str) -> int | None:
+        """Read which uid owns the cgroup's directory; None when it is gone."""
+        ...
+
+    def set_oom_group(self, path: str, together: bool) -> bool | None:
+        """Have the kernel's OOM killer take a cgroup as a whole or not; return how it was before.
+
+        None when it is gone, is the root, or there is no memory.oom.group. Raises PermissionError.
+        """
+        ...
+
+    def freeze_cgroup(self, path: str, frozen: bool) -> bool:
+        """Stop a cgroup's whole subtree, or let it go on; False when it is gone or cannot be frozen."""
+        ...
+
+    def note_kill(self, path: str, processes: int, kill_id: str) -> bool:
+        """Count a kill in the cgroup's user.oomd_ooms and user.oomd_kill, and name it in user.oomd_kill_uuid.
+
+        As systemd-oomd and oomd do, so that whoever shows their kills shows ours. False when it is gone, or may
+        not be written.
+        """
         ...
 
     def kill_cgroup(self, path: str) -> bool:

@@ -12,12 +12,24 @@ import time
 import trio
 
 from lmkd.kernel import files
-from lmkd.kernel.events import EventWatch, Source, open_event_file
-from lmkd.kernel.pressure import PressureTrigger, open_trigger
-from lmkd.kernel.probe import Features, below, probe
-from lmkd.kernel.processes import (
+from lmkd.kernel.cgroup_watch import MountWatch, NoCgroups
+from lmkd.kernel.cgroups import (
     cgroup_directory,
     cgroup_members,
+    cgroup_owner,
+    freeze_cgroup,
+    set_oom_group,
+)
+from lmkd.kernel.events import EventWatch, Source, open_event_file
+from lmkd.kernel.interface import NO_DETAILS
+from lmkd.kernel.limits import Limits
+from lmkd.kernel.marks import Marks, note_kill
+from lmkd.kernel.pressure import PressureTrigger, open_trigger
+from lmkd.kernel.probe import Features, below, probe
+from lmkd.kernel.process_events import NetlinkProcessEvents, open_process_events
+from lmkd.kernel.processes import (
+    list_child_pids,
+    list_pids,
     read_identity,
     read_process,
     read_size_kib,
@@ -27,7 +39,7 @@ from lmkd.kernel.processes import (
 from lmkd.kernel.readings import CgroupReader, SystemReader, open_cgroup
 from lmkd.kernel.signals import PidfdVictim, kill_cgroup, open_victim, wait_cgroup_empty
 from lmkd.kernel.windows import DEFAULT_TRIGGERS
-from lmkd.model import SYSTEM_DOMAIN, Process, Reading
+from lmkd.model import SYSTEM_DOMAIN, Details, Process, Reading
 
 __all__ = ["Machine", "MachineDomain"]
 
@@ -72,6 +84,7 @@ class Machine:
         self._system = SystemReader(root)
         mount = self._features.cgroup_mount
         self._mount = None if mount is None else below(root, mount)
+        self._limits = None if self._mount is None else Limits(self._mount)
 
     def features(self) -> Features:
         return self._features
@@ -84,9 +97,9 @@ class Machine:
             pressure = os.path.join(self._root, files.PRESSURE_MEMORY)
             return MachineDomain(self._system, _arm(pressure), (), owns_reader=False)
         directory = None if self._mount is None else cgroup_directory(self._mount, domain)
-        if self._mount is None or directory is None:
+        if self._limits is None or directory is None:
             return None
-        reader = open_cgroup(self._system, self._mount, domain)
+        reader = open_cgroup(self._system, self._limits, domain)
         if reader is None:
             return None
         events = open_event_file(f"{directory}/{files.MEMORY_EVENTS}")
@@ -97,22 +110,39 @@ class Machine:
             owns_reader=True,
         )
 
-    def scan(self, domain: str, min_size_kib: int) -> list[Process]:
+    def scan(self, domain: str, min_size_kib: int, details: Details = NO_DETAILS) -> list[Process]:
         return scan_processes(
             self._root,
             min_size_kib=min_size_kib,
             swap_in_use=self._system.swap_in_use(),
             page_kib=self._features.page_kib,
             only=None if domain == SYSTEM_DOMAIN else self.cgroup_pids(domain),
+            details=details,
+            marks=self._marks("/" if domain == SYSTEM_DOMAIN else domain),
         )
+
+    def _marks(self, domain: str = "/") -> Marks | None:
+        return None if self._mount is None else Marks(self._mount, domain)
+
+    def pids(self) -> list[int]:
+        return list_pids(self._root)
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         size_kib = read_size_kib(self._root, pid)
         # checked afterwards: a pid that is still the process's now was its when the size was read
         return size_kib if read_identity(self._root, pid) == start_ticks else None
 
-    def process(self, pid: int) -> Process | None:
-        return read_process(self._root, pid)
+    def process(self, pid: int, details: Details = NO_DETAILS) -> Process | None:
+        return read_process(self._root, pid, details, self._marks())
+
+    def start_ticks(self, pid: int) -> int | None:
+        return read_identity(self._root, pid)
+
+    def child_pids(self, pid: int) -> list[int]:
+        return list_child_pids(self._root, pid)
+
+    def open_process_events(self) -> NetlinkProcessEvents | str:
+        return open_process_events(self._root)
 
     def set_oom_score_adj(self, pid: int, start_ticks: int, value: int) -> bool:
         return write_oom_score_adj(self._root, pid, start_ticks, value)
@@ -122,6 +152,21 @@ class Machine:
 
     def cgroup_pids(self, path: str) -> list[int]:
         return [] if self._mount is None else cgroup_members(self._mount, path)
+
+    def watch_cgroups(self, globs: tuple[str, ...]) -> MountWatch | NoCgroups:
+        return NoCgroups() if self._mount is None else MountWatch(self._mount, globs)
+
+    def cgroup_owner(self, path: str) -> int | None:
+        return None if self._mount is None else cgroup_owner(self._mount, path)
+
+    def set_oom_group(self, path: str, together: bool) -> bool | None:
+        return None if self._mount is None else set_oom_group(self._mount, path, together)
+
+    def freeze_cgroup(self, path: str, frozen: bool) -> bool:
+        return self._mount is not None and freeze_cgroup(self._mount, path, frozen)
+
+    def note_kill(self, path: str, processes: int, kill_id: str) -> bool:
+        return self._mount is not None and note_kill(self._mount, path, processes, kill_id)
 
     def kill_cgroup(self, path: str) -> bool:
         return self._mount is not None and kill_cgroup(self._mount, path)

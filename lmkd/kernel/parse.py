@@ -59,6 +59,7 @@ class ProcStat:
     comm: str
     state: str
     ppid: int
+    session: int
     flags: int
     threads: int
     """Of the whole process; 0 or 1 for one that has exited."""
@@ -79,6 +80,8 @@ class ProcStatus:
     """What is needed of /proc/PID/status. A process without memory of its own has no sizes."""
 
     uid: int
+    gid: int
+    resident_kib: int
     anon_kib: int
     swap_kib: int
 
@@ -284,6 +287,7 @@ def parse_proc_stat(content: bytes, path: str) -> ProcStat:
         comm=content[opened + 2 : closed].decode(errors="backslashreplace"),
         state=fields[0].decode("ascii"),
         ppid=_number(fields[1], path, content, "a ppid"),
+        session=_number(fields[3], path, content, "a session id"),
         flags=_number(fields[6], path, content, "flags"),
         threads=_number(fields[17], path, content, "a number of threads"),
         start_ticks=_number(fields[19], path, content, "a start time"),
@@ -291,7 +295,7 @@ def parse_proc_stat(content: bytes, path: str) -> ProcStat:
 
 
 def parse_proc_status(content: bytes, path: str) -> ProcStatus:
-    """Read the real uid and the sizes of /proc/PID/status.
+    """Read the real uid and gid and the sizes of /proc/PID/status.
 
     `Name:` comes first and the kernel escapes newlines in it, so no name can pass for another line.
     """
@@ -300,6 +304,11 @@ def parse_proc_status(content: bytes, path: str) -> ProcStatus:
         raise MalformedKernelFile(path, content, "a line of Uid")
     start = at + 6
     uid = _number(content[start : content.find(b"\t", start)], path, content, "a real uid")
+    at = content.find(b"\nGid:\t", start)
+    if at < 0:
+        raise MalformedKernelFile(path, content, "a line of Gid")
+    start = at + 6
+    gid = _number(content[start : content.find(b"\t", start)], path, content, "a real gid")
 
     def size_kib(key: bytes) -> int:
         found = content.find(key, at)
@@ -310,8 +319,34 @@ def parse_proc_status(content: bytes, path: str) -> ProcStatus:
         return _number(content[begin:end].strip(), path, content, "a size in kB")
 
     return ProcStatus(
-        uid=uid, anon_kib=size_kib(b"\nRssAnon:\t"), swap_kib=size_kib(b"\nVmSwap:\t")
+        uid=uid,
+        gid=gid,
+        resident_kib=size_kib(b"\nVmRSS:\t"),
+        anon_kib=size_kib(b"\nRssAnon:\t"),
+        swap_kib=size_kib(b"\nVmSwap:\t"),
     )
+
+
+def parse_proc_comm(content: bytes) -> str:
+    """Read /proc/PID/comm: one name and a line break; the name may hold others."""
+    return content.removesuffix(b"\n").decode(errors="backslashreplace")
+
+
+def parse_proc_cmdline(content: bytes) -> str:
+    """Read /proc/PID/cmdline: the arguments, or whatever the process wrote over them, with spaces for NULs."""
+    words = content.rstrip(b"\0").replace(b"\0", b" ")
+    return words.decode(errors="backslashreplace")
+
+
+def parse_proc_environ(content: bytes, *, is_cut: bool) -> tuple[str, ...]:
+    """Read the NAME=value pairs of /proc/PID/environ; of one that was cut, the last is left out.
+
+    What holds no `=` is no pair: programs that show a state in their title write over their environment.
+    """
+    pairs = content.split(b"\0")
+    if is_cut:
+        pairs.pop()
+    return tuple(pair.decode(errors="backslashreplace") for pair in pairs if b"=" in pair)
 
 
 def parse_proc_cgroup(content: bytes, path: str) -> str:

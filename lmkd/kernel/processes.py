@@ -15,18 +15,30 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterable
+from typing import Final
 
 from lmkd.kernel import files
+from lmkd.kernel.interface import NO_DETAILS
+from lmkd.kernel.marks import Marks
 from lmkd.kernel.parse import (
     ProcStat,
     parse_pids,
     parse_proc_cgroup,
+    parse_proc_cmdline,
+    parse_proc_comm,
+    parse_proc_environ,
     parse_proc_stat,
     parse_proc_status,
     parse_signed,
     parse_statm,
 )
-from lmkd.model import Process
+from lmkd.model import Details, Mark, Process
+
+_SMALL: Final = 8192
+"""Longer than any file of numbers here; /proc/PID/cgroup ends at 4,096 bytes and a line for each v1 hierarchy."""
+_CMDLINE_BYTES: Final = 4096
+_ENVIRON_BYTES: Final = 32 * 1024
+_DENIED: Final = (errno.EACCES, errno.EPERM)
 
 
 def scan_processes(
@@ -36,6 +48,8 @@ def scan_processes(
     swap_in_use: bool,
     page_kib: int = 4,
     only: Collection[int] | None = None,
+    details: Details = NO_DETAILS,
+    marks: Marks | None = None,
 ) -> list[Process]:
     """List the live user processes of at least that size, memory and swap; of `only` those pids,
     if given.
@@ -46,6 +60,7 @@ def scan_processes(
     proc = os.path.join(root, files.PROC)
     names: Iterable[str] = os.listdir(proc) if only is None else map(str, only)
     least_pages = -(-min_size_kib // page_kib)
+    reader = ProcessReader(root, details, marks)
     found = []
     for name in names:
         if not name.isdecimal():
@@ -60,10 +75,35 @@ def scan_processes(
         is_candidate = _is_headless(root, int(name)) if size == 0 else may_reach >= least_pages
         if not is_candidate:
             continue
-        process = read_process(root, int(name))
+        process = reader.read(int(name))
         if process is not None and process.size_kib >= min_size_kib and not process.kernel_thread:
             found.append(process)
     return found
+
+
+def list_pids(root: str) -> list[int]:
+    """List the pids of all processes, zombies and kernel threads too."""
+    return [int(name) for name in os.listdir(os.path.join(root, files.PROC)) if name.isdecimal()]
+
+
+def list_child_pids(root: str, pid: int) -> list[int]:
+    """List the children of a process, of all its threads; some may be missing while it forks and they exit.
+
+    A kernel without CONFIG_PROC_CHILDREN has no list of them; then the parent of every process is asked for.
+    """
+    tasks = os.path.join(root, files.PROC, str(pid), files.PID_TASK)
+    try:
+        tids = os.listdir(tasks)
+    except OSError as error:
+        if files.is_vanished(error) or error.errno in _DENIED:
+            return []
+        raise
+    # whole, for the kernel hands a long list out by the page
+    lists = [files.read_file(f"{tasks}/{tid}/{files.TASK_CHILDREN}") for tid in tids]
+    if any(content is not None for content in lists):
+        return [child for content in lists for child in parse_pids(content or b"", tasks)]
+    stats = ((each, _read_stat(root, each)) for each in list_pids(root))
+    return [each for each, stat in stats if stat is not None and stat.ppid == pid]
 
 
 def _is_headless(root: str, pid: int) -> bool:
@@ -72,7 +112,7 @@ def _is_headless(root: str, pid: int) -> bool:
     return stat is not None and stat.state in "ZX" and not stat.is_dead
 
 
-def _read_small(path: str, dir_fd: int | None = None) -> bytes | None:
+def _read_small(path: str, dir_fd: int | None = None, limit: int = _SMALL) -> bytes | None:
     # One read gets the whole of a single_open file that is shorter than the buffer, which saves
     # the second call; None also for what we may not read: hidepid=1 refuses where hidepid=2
     # hides.
@@ -85,7 +125,7 @@ def _read_small(path: str, dir_fd: int | None = None) -> bytes | None:
             return None
         raise
     try:
-        return os.read(fd, 8192)
+        return os.read(fd, limit)
     except PermissionError:
         return None
     except OSError as error:
@@ -102,49 +142,106 @@ def _open_directory(root: str, pid: int) -> int | None:
             os.path.join(root, files.PROC, str(pid)), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
         )
     except OSError as error:
-        if files.is_vanished(error) or error.errno in (errno.EACCES, errno.EPERM):
+        if files.is_vanished(error) or error.errno in _DENIED:
             return None
         raise
 
 
-def read_process(root: str, pid: int) -> Process | None:
+class ProcessReader:
+    """Reads processes one after another; each parent and each cgroup that they share is looked at once."""
+
+    def __init__(
+        self, root: str, details: Details = NO_DETAILS, marks: Marks | None = None
+    ) -> None:
+        self._root = root
+        self._details = details
+        self._marks = marks
+        self._parent_comms: dict[int, str] = {0: ""}
+
+    def read(self, pid: int) -> Process | None:
+        """Read all of one process; None for none, for a zombie, and for one that may not be read."""
+        directory = _open_directory(self._root, pid)
+        if directory is None:
+            return None
+        try:
+            return self._read(os.path.join(self._root, files.PROC, str(pid)), directory)
+        finally:
+            os.close(directory)
+
+    def _read(self, path: str, directory: int) -> Process | None:
+        stat_bytes = _read_small(files.PID_STAT, directory)
+        if not stat_bytes:
+            return None
+        stat = parse_proc_stat(stat_bytes, f"{path}/{files.PID_STAT}")
+        if stat.is_dead:
+            return None
+        status_bytes = _read_status(directory, headless=stat.state in "ZX")
+        cgroup = _read_cgroup(path, directory)
+        adj_bytes = _read_small(files.PID_OOM_SCORE_ADJ, directory)
+        if not status_bytes or cgroup is None or not adj_bytes:
+            return None
+        status = parse_proc_status(status_bytes, f"{path}/{files.PID_STATUS}")
+        details = self._details
+        return Process(
+            pid=stat.pid,
+            start_ticks=stat.start_ticks,
+            ppid=stat.ppid,
+            comm=stat.comm,
+            exe=_read_exe(directory),
+            uid=status.uid,
+            cgroup=cgroup,
+            oom_score_adj=parse_signed(adj_bytes, f"{path}/{files.PID_OOM_SCORE_ADJ}"),
+            anon_kib=status.anon_kib,
+            swap_kib=status.swap_kib,
+            state=stat.state,
+            kernel_thread=stat.is_kernel_thread,
+            gid=status.gid,
+            session=stat.session,
+            resident_kib=status.resident_kib,
+            parent_comm=self._read_parent_comm(stat.ppid) if details.parent else "",
+            cmdline=_read_cmdline(directory) if details.cmdline else None,
+            environ=_read_environ(directory) if details.environ else None,
+            mark=Mark.NONE if self._marks is None else self._marks.find(cgroup),
+        )
+
+    def _read_parent_comm(self, ppid: int) -> str:
+        comm = self._parent_comms.get(ppid)
+        if comm is None:
+            path = os.path.join(self._root, files.PROC, str(ppid), files.PID_COMM)
+            comm = self._parent_comms[ppid] = parse_proc_comm(_read_small(path) or b"")
+        return comm
+
+
+def read_process(
+    root: str, pid: int, details: Details = NO_DETAILS, marks: Marks | None = None
+) -> Process | None:
     """Read all of one process; None for none, for a zombie, and for one that may not be read."""
-    directory = _open_directory(root, pid)
-    if directory is None:
-        return None
+    return ProcessReader(root, details, marks).read(pid)
+
+
+def _read_cgroup(path: str, directory: int) -> str | None:
     try:
-        return _read_details(os.path.join(root, files.PROC, str(pid)), directory)
-    finally:
-        os.close(directory)
+        content = _read_small(files.PID_CGROUP, directory)
+    except OSError as error:
+        # Deeper than the kernel can say (proc_cgroup_show, kernel/cgroup/cgroup.c, 6.1; 6.18 cuts the path instead):
+        # nobody may hide there.
+        if error.errno == errno.ENAMETOOLONG:
+            return "/"
+        raise
+    return None if content is None else parse_proc_cgroup(content, f"{path}/{files.PID_CGROUP}")
 
 
-def _read_details(path: str, directory: int) -> Process | None:
-    stat_bytes = _read_small(files.PID_STAT, directory)
-    if not stat_bytes:
+def _read_cmdline(directory: int) -> str | None:
+    content = _read_small(files.PID_CMDLINE, directory, _CMDLINE_BYTES)
+    return None if content is None else parse_proc_cmdline(content)
+
+
+def _read_environ(directory: int) -> tuple[str, ...] | None:
+    # another user's takes the right to ptrace it
+    content = _read_small(files.PID_ENVIRON, directory, _ENVIRON_BYTES)
+    if content is None:
         return None
-    stat = parse_proc_stat(stat_bytes, f"{path}/{files.PID_STAT}")
-    if stat.is_dead:
-        return None
-    status_bytes = _read_status(directory, headless=stat.state in "ZX")
-    cgroup_bytes = _read_small(files.PID_CGROUP, directory)
-    adj_bytes = _read_small(files.PID_OOM_SCORE_ADJ, directory)
-    if not status_bytes or cgroup_bytes is None or not adj_bytes:
-        return None
-    status = parse_proc_status(status_bytes, f"{path}/{files.PID_STATUS}")
-    return Process(
-        pid=stat.pid,
-        start_ticks=stat.start_ticks,
-        ppid=stat.ppid,
-        comm=stat.comm,
-        exe=_read_exe(directory),
-        uid=status.uid,
-        cgroup=parse_proc_cgroup(cgroup_bytes, f"{path}/{files.PID_CGROUP}"),
-        oom_score_adj=parse_signed(adj_bytes, f"{path}/{files.PID_OOM_SCORE_ADJ}"),
-        anon_kib=status.anon_kib,
-        swap_kib=status.swap_kib,
-        state=stat.state,
-        kernel_thread=stat.is_kernel_thread,
-    )
+    return parse_proc_environ(content, is_cut=len(content) == _ENVIRON_BYTES)
 
 
 def _read_status(directory: int, *, headless: bool) -> bytes | None:
@@ -156,7 +253,7 @@ def _read_status(directory: int, *, headless: bool) -> bytes | None:
             files.PID_TASK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory
         )
     except OSError as error:
-        if files.is_vanished(error) or error.errno in (errno.EACCES, errno.EPERM):
+        if files.is_vanished(error) or error.errno in _DENIED:
             return None
         raise
     try:
@@ -229,32 +326,3 @@ def write_oom_score_adj(root: str, pid: int, start_ticks: int, value: int) -> bo
     finally:
         os.close(directory)
     return True
-
-
-def cgroup_directory(mount: str, path: str) -> str | None:
-    """Find the directory of a cgroup path; None for a path outside our cgroup namespace
-    ("/../x")."""
-    if ".." in path.split("/"):
-        return None
-    return mount if path == "/" else mount + "/" + path.strip("/")
-
-
-def cgroup_members(mount: str, path: str) -> list[int]:
-    """List the pids of the cgroup's subtree; empty when it is gone."""
-    directory = cgroup_directory(mount, path)
-    pids: list[int] = []
-    waiting = [] if directory is None else [directory]
-    while waiting:
-        directory = waiting.pop()
-        procs = f"{directory}/{files.CGROUP_PROCS}"
-        try:
-            content = files.read_file(procs)
-            # 0 stands for a process outside our pid namespace
-            pids.extend(pid for pid in parse_pids(content or b"", procs) if pid > 0)
-            with os.scandir(directory) as entries:
-                waiting.extend(e.path for e in entries if e.is_dir(follow_symlinks=False))
-        except OSError as error:
-            # a threaded cgroup refuses; its processes are listed in the domain above it
-            if not (files.is_vanished(error) or error.errno in (errno.EOPNOTSUPP, errno.EACCES)):
-                raise
-    return pids

@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from lmkd.kernel import files
+from lmkd.kernel.cgroups import cgroup_directory
 from lmkd.kernel.files import HeldFile, open_held
+from lmkd.kernel.limits import GroupFiles, Limits, read_keyed, read_room, read_swap_room
 from lmkd.kernel.parse import (
     MemInfo,
     Stalls,
     parse_arcstats,
     parse_flat_keyed,
-    parse_limit,
     parse_meminfo,
-    parse_number,
     parse_pressure,
     parse_swaps,
     parse_zram_mm_stat,
 )
-from lmkd.kernel.processes import cgroup_directory
 from lmkd.model import SYSTEM_DOMAIN, Reading
 
 # in the order of the file, which is how they are found quickest
@@ -187,47 +186,36 @@ class SystemReader:
 class CgroupReader:
     """Reads one cgroup, counted over its subtree. Needs the memory controller: see `open_cgroup`."""
 
-    def __init__(self, system: SystemReader, directory: str, path: str, current: HeldFile) -> None:
-        self.path = path
+    def __init__(
+        self, system: SystemReader, limits: Limits, directory: str, ladder: tuple[GroupFiles, ...]
+    ) -> None:
+        self.path = ladder[0].path
         self._system = system
-        self._current = current
-        self._high = open_held(f"{directory}/{files.MEMORY_HIGH}")
-        self._max = open_held(f"{directory}/{files.MEMORY_MAX}")
-        self._swap_current = open_held(f"{directory}/{files.MEMORY_SWAP_CURRENT}")
-        self._swap_max = open_held(f"{directory}/{files.MEMORY_SWAP_MAX}")
-        self._stat = open_held(f"{directory}/{files.MEMORY_STAT}")
+        self._limits = limits
+        self._ladder = ladder
+        self._is_closed = False
         self._events = open_held(f"{directory}/{files.MEMORY_EVENTS}")
         self._pressure = _Pressure(f"{directory}/{files.MEMORY_PRESSURE}")
 
     def read(self, now_us: int) -> Reading | None:
         """Measure now; None when the cgroup is gone."""
-        current_bytes = self._current.read()
+        own = self._ladder[0]
+        current_kib = own.read_current_kib()
         memory = self._system.read_memory()
-        if current_bytes is None or memory is None:
+        if current_kib is None or memory is None:
             return None
-        current_kib = parse_number(current_bytes, self._current.path) // 1024
-        inactive_anon, active_anon, inactive_file, active_file, refaults = _keyed(
-            self._stat, _STAT_KEYS
-        )
+        inactive_anon, active_anon, inactive_file, active_file, refaults = own.read_stat(_STAT_KEYS)
         file_lru_kib = ((inactive_file or 0) + (active_file or 0)) // 1024
-        limits_kib = [
-            limit
-            for limit in (_limit_kib(self._high), _limit_kib(self._max))
-            if limit is not None and limit < memory.total_kib
-        ]
-        total_kib, available_kib = memory.total_kib, memory.available_kib
-        if limits_kib:
-            total_kib = min(limits_kib)
-            available_kib = max(0, total_kib - current_kib + file_lru_kib)
-        swap_total_kib, swap_free_kib = self._read_swap(memory)
+        room = read_room(self._ladder, memory, current_kib, file_lru_kib)
+        swap_total_kib, swap_free_kib = read_swap_room(self._ladder, memory)
         zram = self._system.read_zram()
         some_total_us, full_total_us = self._pressure.read()
-        high, at_max, oom, oom_kill = _keyed(self._events, _EVENT_KEYS)
+        high, at_max, oom, oom_kill = read_keyed(self._events, _EVENT_KEYS)
         return Reading(
             domain=self.path,
             at_us=now_us,
-            total_kib=total_kib,
-            available_kib=available_kib,
+            total_kib=room.total_kib,
+            available_kib=room.available_kib,
             some_total_us=some_total_us,
             full_total_us=full_total_us,
             anon_kib=((inactive_anon or 0) + (active_anon or 0)) // 1024,
@@ -238,51 +226,33 @@ class CgroupReader:
             zram_used_kib=zram.used_kib,
             file_lru_kib=file_lru_kib,
             refault_file_pages=refaults,
+            limited_by=room.limited_by,
             events_high=high,
             events_max=at_max,
             events_oom=oom,
             events_oom_kill=oom_kill,
         )
 
-    def _read_swap(self, memory: MemInfo) -> tuple[int, int]:
-        limit_kib = _limit_kib(self._swap_max)
-        if limit_kib is None:
-            return memory.swap_total_kib, memory.swap_free_kib
-        used = None if self._swap_current is None else self._swap_current.read()
-        used_kib = 0
-        if self._swap_current is not None and used is not None:
-            used_kib = parse_number(used, self._swap_current.path) // 1024
-        free_kib = min(max(0, limit_kib - used_kib), memory.swap_free_kib)
-        return min(limit_kib, memory.swap_total_kib), free_kib
-
     def close(self) -> None:
-        """Close the cgroup's files, not the system's."""
-        held = (self._high, self._max, self._swap_current, self._swap_max, self._stat)
-        for each in (self._current, *held, self._events):
-            if each is not None:
-                each.close()
+        """Let the cgroup's files go, not the system's; a second close does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for group in self._ladder:
+            self._limits.release(group)
+        if self._events is not None:
+            self._events.close()
         self._pressure.close()
 
 
-def open_cgroup(system: SystemReader, mount: str, path: str) -> CgroupReader | None:
+def open_cgroup(system: SystemReader, limits: Limits, path: str) -> CgroupReader | None:
     """Open a cgroup for reading; None when there is none, or it has no memory.current."""
-    directory = cgroup_directory(mount, path)
+    directory = cgroup_directory(limits.mount, path)
     if directory is None:
         return None
-    current = open_held(f"{directory}/{files.MEMORY_CURRENT}")
-    return None if current is None else CgroupReader(system, directory, path, current)
-
-
-def _limit_kib(held: HeldFile | None) -> int | None:
-    content = None if held is None else held.read()
-    if held is None or content is None:
+    ladder = limits.hold(path)
+    if not ladder or ladder[0].read_current_kib() is None:
+        for group in ladder:
+            limits.release(group)
         return None
-    limit_bytes = parse_limit(content, held.path)
-    return None if limit_bytes is None else limit_bytes // 1024
-
-
-def _keyed(held: HeldFile | None, keys: tuple[bytes, ...]) -> list[int | None]:
-    content = None if held is None else held.read()
-    if held is None or content is None:
-        return [None] * len(keys)
-    return parse_flat_keyed(content, keys, held.path)
+    return CgroupReader(system, limits, directory, ladder)

@@ -20,9 +20,10 @@ from typing import Final
 import trio
 
 from lmkd.kernel import files
+from lmkd.kernel.cgroups import cgroup_directory
 from lmkd.kernel.events import EventWatch, open_event_file
 from lmkd.kernel.parse import parse_flat_keyed
-from lmkd.kernel.processes import cgroup_directory, read_identity
+from lmkd.kernel.processes import read_identity
 from lmkd.model import Signal
 
 _SYS_PROCESS_MRELEASE: Final = 448  # the same number on every architecture (Linux 5.15)
@@ -47,10 +48,21 @@ class PidfdVictim:
 
         Raises PermissionError.
         """
+        return self._send(_SIGNUMS[what])
+
+    def stop(self) -> bool:
+        """Stop the process, with all its threads; False when it has exited. Raises PermissionError.
+
+        It runs on for the moment that the signal takes to reach it: what it forks until then is in its list of
+        children when that is read after it is seen stopped. SIGKILL ends a stopped process, SIGTERM waits.
+        """
+        return self._send(signal.SIGSTOP)
+
+    def _send(self, signum: signal.Signals) -> bool:
         if self._has_exited():  # the kernel takes signals for a zombie, as if they did anything
             return False
         try:
-            signal.pidfd_send_signal(self._pidfd, _SIGNUMS[what])
+            signal.pidfd_send_signal(self._pidfd, signum)
         except ProcessLookupError:
             return False
         return True

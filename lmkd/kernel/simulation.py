@@ -14,11 +14,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final
 
+from lmkd.cgroup_paths import parent_path, paths_up
+from lmkd.kernel.marks import strongest
 from lmkd.kernel.shortage import full_share_permyriad, some_begins_kib, some_share_permyriad
-from lmkd.model import Process, is_within
+from lmkd.kernel.simulation_state import SimCgroup, SimProcess
+from lmkd.model import Details, Mark, Process, is_within
 
 STEP_US: Final = 10_000
 _SWAP_OUT_KIB_PER_STEP: Final = 2_048
@@ -26,92 +28,6 @@ _SWAP_OUT_KIB_PER_STEP: Final = 2_048
 _THROTTLED_OVER_HIGH_PERMYRIAD: Final = 9_500
 """Past memory.high the kernel puts allocating tasks to sleep, but lets them creep on
 (mm/memcontrol.c)."""
-
-
-class OnTerm(Enum):
-    """What a simulated process does about SIGTERM."""
-
-    EXITS = "exits"
-    """The default action."""
-    CATCHES = "catches"
-    """Cleans up for its `cleanup_us`, then exits."""
-    IGNORES = "ignores"
-
-
-@dataclass(slots=True)
-class SimProcess:
-    """One process of the simulated machine."""
-
-    pid: int
-    start_ticks: int
-    name: str
-    exe: str
-    ppid: int
-    uid: int
-    cgroup: str
-    oom_score_adj: int
-    anon_kib: int
-    growth_kib_s: int
-    on_term: OnTerm
-    cleanup_us: int
-    exit_us: int
-    """From the deadly signal to the exit, in which the memory is still held."""
-    protected: bool
-    """Whether signals and writes are refused, as a process of another user does."""
-    swap_kib: int = 0
-    exits_at_us: int | None = None
-    killed: bool = False
-    released: bool = False
-    unpaid_us_kib: int = 0
-    """Growth smaller than a KiB, carried over: KiB times microseconds per second."""
-
-    def as_process(self) -> Process:
-        return Process(
-            pid=self.pid,
-            start_ticks=self.start_ticks,
-            ppid=self.ppid,
-            comm=self.name[:15],
-            exe=self.exe,
-            uid=self.uid,
-            cgroup=self.cgroup,
-            oom_score_adj=self.oom_score_adj,
-            anon_kib=self.anon_kib,
-            swap_kib=self.swap_kib,
-            state="S" if self.exits_at_us is None else "R",
-        )
-
-    def die_at(self, at_us: int) -> None:
-        if self.exits_at_us is None or at_us < self.exits_at_us:
-            self.exits_at_us = at_us
-
-
-@dataclass(slots=True)
-class SimCgroup:
-    """One cgroup, or the whole system under the path "/"."""
-
-    path: str
-    high_kib: int | None = None
-    max_kib: int | None = None
-    swap_max_kib: int | None = None
-    file_kib: int = 0
-    """Page cache that is charged to it, all of it droppable."""
-    some_total_us: int = 0
-    full_total_us: int = 0
-    refault_file_pages: int = 0
-    events_high: int = 0
-    events_max: int = 0
-    events_oom: int = 0
-    events_oom_kill: int = 0
-    forced_permyriad: tuple[int, int] | None = None
-    """Shares of some and full that stand whatever the memory does."""
-
-    @property
-    def limit_kib(self) -> int | None:
-        limits = [limit for limit in (self.high_kib, self.max_kib) if limit is not None]
-        return min(limits) if limits else None
-
-    def events(self) -> tuple[int, int, int, int]:
-        return self.events_high, self.events_max, self.events_oom, self.events_oom_kill
 
 
 @dataclass(slots=True)
@@ -132,13 +48,69 @@ class SimulatedMachine:
     scanned_pages: int = 0
     oom_kills: list[tuple[int, str]] = field(default_factory=list)
     """Pid and name of what the simulated kernel's own OOM killer took."""
+    exited: list[int] = field(default_factory=list)
+    """Whose exit nobody has taken note of yet."""
+    frozen: set[str] = field(default_factory=set)
+    """Paths of the frozen cgroups."""
+    _dying: dict[int, SimProcess] = field(default_factory=dict)
+    _children: dict[int, set[int]] = field(default_factory=dict)
+
+    def add(self, process: SimProcess) -> None:
+        """Let a process begin."""
+        self.processes[process.pid] = process
+        self._children.setdefault(process.ppid, set()).add(process.pid)
+
+    def die_at(self, process: SimProcess, at_us: int) -> None:
+        """Let a process exit then, unless it does before."""
+        if process.exits_at_us is None or at_us < process.exits_at_us:
+            process.exits_at_us = at_us
+        self._dying[process.pid] = process
+
+    def child_pids(self, pid: int) -> list[int]:
+        return sorted(self._children.get(pid, ()))
+
+    def make_cgroup(self, path: str) -> list[str]:
+        """Make a cgroup and what is missing above it; return the paths of what was made, the root's side first."""
+        made: list[str] = []
+        for each in reversed(paths_up(path)):
+            if each not in self.cgroups:
+                self.cgroups[each] = SimCgroup(each)
+                self.cgroups[parent_path(each)].children += 1
+                made.append(each)
+        return made
+
+    def remove_cgroup(self, path: str) -> None:
+        """Remove a cgroup; raises ValueError when it holds a process or another cgroup."""
+        if self.cgroups[path].children or any(self.members(path)):
+            raise ValueError(f"cgroup {path} is not empty")
+        del self.cgroups[path]
+        self.cgroups[parent_path(path)].children -= 1
+        self.frozen.discard(path)
 
     def members(self, path: str) -> Iterator[SimProcess]:
         return (p for p in self.processes.values() if is_within(p.cgroup, path))
 
-    def ancestors(self, path: str) -> Iterator[SimCgroup]:
+    def ancestors(self, path: str) -> list[SimCgroup]:
         """The cgroup and all above it, the root last."""
-        return (group for group in self.cgroups.values() if is_within(path, group.path))
+        return [self.cgroups[each] for each in paths_up(path) if each in self.cgroups]
+
+    def describe(self, process: SimProcess, details: Details, domain: str) -> Process:
+        """Describe a process as a scan of the domain's path sees it."""
+        parent = self.processes.get(process.ppid)
+        mark = process.mark
+        watched = self.cgroups.get(domain)
+        owners = (0,) if watched is None else (0, watched.owner)
+        for group in self.ancestors(process.cgroup):
+            # the rule of lmkd.kernel.marks; only the privileged can write the mark to prefer
+            if group.mark is Mark.PREFER or group.owner in owners:
+                mark = strongest(mark, group.mark)
+        return process.as_process(details, "" if parent is None else parent.comm, mark)
+
+    def is_paused(self, process: SimProcess) -> bool:
+        """Whether it is stopped, or frozen with its cgroup."""
+        if process.stopped or not self.frozen:
+            return process.stopped
+        return any(path in self.frozen for path in paths_up(process.cgroup))
 
     def swap_used_kib(self, path: str = "/") -> int:
         return sum(p.swap_kib for p in self.members(path))
@@ -165,8 +137,30 @@ class SimulatedMachine:
             return self.total_kib - self.reserved_kib - self.anon_kib() - self.zram_used_kib()
         return limit_kib - self.anon_kib(path)
 
+    def narrowest(self, path: str) -> SimCgroup | None:
+        """The group that leaves the least of the path and those above it; None where none has a limit that binds."""
+        limited = self._limited(path)
+        return min(limited, key=lambda group: self.room_kib(group.path)) if limited else None
+
+    def least_limit_kib(self, path: str) -> int:
+        """The least limit of the path and those above it; what the machine has, where there is none."""
+        return min(map(self.limit_of_kib, self._limited(path)), default=self.total_kib)
+
+    def _limited(self, path: str) -> list[SimCgroup]:
+        return [g for g in self._up_from(path) if self.limit_of_kib(g) < self.total_kib]
+
+    def limit_of_kib(self, group: SimCgroup) -> int:
+        """What the shortage of one group is measured against."""
+        limit_kib = None if group.path == "/" else group.limit_kib
+        return self.total_kib if limit_kib is None else limit_kib
+
+    def swap_limit_kib(self, path: str) -> int:
+        limits_kib = (g.swap_max_kib for g in self.ancestors(path) if g.swap_max_kib is not None)
+        return min(self.swap_kib, min(limits_kib, default=self.swap_kib))
+
     def available_kib(self, path: str = "/") -> int:
-        return max(0, self.room_kib(path))
+        narrowest = self.narrowest(path)
+        return max(0, self.room_kib("/" if narrowest is None else narrowest.path))
 
     def file_lru_kib(self, path: str = "/") -> int:
         if path == "/":
@@ -175,20 +169,15 @@ class SimulatedMachine:
             wanted_kib = sum(g.file_kib for g in self.cgroups.values() if is_within(g.path, path))
         return min(wanted_kib, self.available_kib(path))
 
-    def size_limit_kib(self, path: str) -> int:
-        """What the shortage of a domain is measured against."""
-        limit_kib = None if path == "/" else self.cgroups[path].limit_kib
-        return self.total_kib if limit_kib is None else limit_kib
-
     def next_exit_us(self) -> int | None:
         """When the next process exits, of those that are dying."""
-        exits_us = [p.exits_at_us for p in self.processes.values() if p.exits_at_us is not None]
+        exits_us = [p.exits_at_us for p in self._dying.values() if p.exits_at_us is not None]
         return min(exits_us, default=None)
 
     def is_still(self) -> bool:
         """Whether nothing will change by itself, so that the time until the next exit can be
         skipped."""
-        if any(p.growth_kib_s and p.exits_at_us is None for p in self.processes.values()):
+        if any(self._is_growing(p) for p in self.processes.values()):
             return False
         return all(
             group.forced_permyriad is None and not self._pressed(group)
@@ -218,9 +207,24 @@ class SimulatedMachine:
         return True
 
     def _bury(self) -> None:
-        for process in list(self.processes.values()):
+        if not self._dying:
+            return
+        for process in list(self._dying.values()):
             if process.exits_at_us is not None and process.exits_at_us <= self.at_us:
-                del self.processes[process.pid]
+                self._end(process)
+
+    def _end(self, process: SimProcess) -> None:
+        del self._dying[process.pid], self.processes[process.pid]
+        self._children.get(process.ppid, set()).discard(process.pid)
+        for orphan in self._children.pop(process.pid, set()):
+            self.processes[orphan].ppid = 1
+            self._children.setdefault(1, set()).add(orphan)
+        self.exited.append(process.pid)
+
+    def _is_growing(self, process: SimProcess) -> bool:
+        if not process.growth_kib_s or process.exits_at_us is not None:
+            return False
+        return not self.is_paused(process)
 
     def _pressed(self, group: SimCgroup) -> bool:
         if group.path != "/" and group.limit_kib is None:
@@ -232,11 +236,11 @@ class SimulatedMachine:
     def _reclaim_begins_kib(self, group: SimCgroup) -> int:
         """The room under which idle pages go to swap: before anybody stalls, to keep some cache."""
         kept_kib = self.page_cache_kib // 2 if group.path == "/" else 0
-        return some_begins_kib(self.size_limit_kib(group.path)) + kept_kib
+        return some_begins_kib(self.limit_of_kib(group)) + kept_kib
 
     def _step(self) -> None:
         for process in list(self.processes.values()):
-            if process.growth_kib_s and process.exits_at_us is None:
+            if self._is_growing(process):
                 self._grow(process)
         for group in self._leaves_first():
             if group.path == "/" or group.limit_kib is not None:
@@ -252,7 +256,7 @@ class SimulatedMachine:
         if wanted_kib <= 0:  # it gives memory back
             process.anon_kib = max(0, process.anon_kib + wanted_kib)
             return
-        above = list(self.ancestors(process.cgroup))
+        above = self.ancestors(process.cgroup)
         wanted_kib -= wanted_kib * max(map(self._throttle_permyriad, above)) // 10_000
         for group in above:
             wanted_kib = min(wanted_kib, self._room_made_kib(group, wanted_kib))
@@ -298,8 +302,8 @@ class SimulatedMachine:
         if missing_kib > 0:  # each page of it is wanted about once a second
             group.refault_file_pages += missing_kib * STEP_US // 4_000_000
 
-    def _up_from(self, path: str) -> Iterator[SimCgroup]:
-        return (group for group in self.ancestors(path) if group.path != "/")
+    def _up_from(self, path: str) -> list[SimCgroup]:
+        return [group for group in self.ancestors(path) if group.path != "/"]
 
     def _swap_out(self, path: str, want_kib: int) -> None:
         left_kib = min(want_kib, self.swap_free_kib(path), _SWAP_OUT_KIB_PER_STEP)
@@ -334,7 +338,7 @@ class SimulatedMachine:
             return group.forced_permyriad
         if group.path != "/" and group.limit_kib is None:
             return 0, 0
-        room_kib, limit_kib = self.room_kib(group.path), self.size_limit_kib(group.path)
+        room_kib, limit_kib = self.room_kib(group.path), self.limit_of_kib(group)
         return some_share_permyriad(room_kib, limit_kib), full_share_permyriad(room_kib, limit_kib)
 
     def _kill_for_want_of_memory(self, group: SimCgroup) -> None:
@@ -343,7 +347,7 @@ class SimulatedMachine:
             above.events_oom += 1
         if any(p.exits_at_us is not None for p in self.members(group.path)):
             return  # one is dying already: wait for it
-        limit_kib = self.size_limit_kib(group.path)
+        limit_kib = self.limit_of_kib(group)
         candidates = [p for p in self.members(group.path) if p.oom_score_adj > -1000]
         if not candidates:
             return
@@ -351,8 +355,20 @@ class SimulatedMachine:
             candidates,
             key=lambda p: (p.anon_kib + p.swap_kib + p.oom_score_adj * limit_kib // 1000, p.pid),
         )
-        worst.killed = True
-        worst.die_at(self.at_us + worst.exit_us)
-        self.oom_kills.append((worst.pid, worst.name))
-        for above in self._up_from(worst.cgroup):
-            above.events_oom_kill += 1
+        for process in self._who_dies_with(worst, group):
+            process.killed = True
+            self.die_at(process, self.at_us + process.exit_us)
+            self.oom_kills.append((process.pid, process.name))
+            for above in self._up_from(process.cgroup):
+                above.events_oom_kill += 1
+
+    def _who_dies_with(self, worst: SimProcess, group: SimCgroup) -> list[SimProcess]:
+        """memory.oom.group: of the groups below the shortage the topmost that has it dies whole, but for the exempt."""
+        together = [
+            each
+            for each in self._up_from(worst.cgroup)
+            if each.oom_group and is_within(each.path, group.path)
+        ]
+        if not together:
+            return [worst]
+        return [p for p in self.members(together[-1].path) if p.oom_score_adj > -1000]

@@ -108,6 +108,17 @@ async def test_a_process_that_was_not_lent_may_be_looked_at_and_no_more(
     assert real.oom_score_adj != 1000
 
 
+async def test_only_lent_processes_are_listed_as_pids_and_as_children(
+    machine: Machine, spawn: Callable[[], tuple[int, int]]
+) -> None:
+    (pid, start_ticks), (other, _) = spawn(), spawn()
+    kernel = BorrowedKernel(machine, 128 * 1024, lambda: {(pid, start_ticks), (other, 1)})
+    assert kernel.pids() == [pid]
+    assert kernel.child_pids(os.getpid()) == [pid]
+    assert kernel.start_ticks(pid) == start_ticks
+    assert isinstance(kernel.open_process_events(), str)
+
+
 async def test_a_lent_pid_that_was_recycled_is_not_listed(
     machine: Machine, spawn: Callable[[], tuple[int, int]]
 ) -> None:
@@ -124,5 +135,10 @@ async def test_cgroups_are_left_alone(machine: Machine) -> None:
     kernel = BorrowedKernel(machine, 128 * 1024, lambda: {(own.pid, own.start_ticks)})
     assert kernel.kill_cgroup(own.cgroup) is False
     assert kernel.cgroup_pids(own.cgroup) == []
+    assert kernel.freeze_cgroup(own.cgroup, True) is False
+    assert kernel.set_oom_group(own.cgroup, True) is None
+    assert kernel.note_kill(own.cgroup, 1, "k") is False
+    assert kernel.cgroup_owner(own.cgroup) is None
+    assert kernel.watch_cgroups(("/**",)).paths() == frozenset()
     assert kernel.open_domain("/any") is None
     assert kernel.features().memory_controller is False

@@ -1,8 +1,10 @@
 """What every Kernel promises, asked of the real one and of the simulated one alike."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -10,16 +12,20 @@ import pytest
 import trio
 
 from lmkd.kernel.borrowed import BorrowedKernel
+from lmkd.kernel.files import read_file
 from lmkd.kernel.interface import Kernel, VictimHandle
 from lmkd.kernel.machine import Machine
+from lmkd.kernel.probe import find_cgroup_mount
 from lmkd.kernel.simulated import OnTerm, SimulatedKernel
-from lmkd.model import SYSTEM_DOMAIN, Signal
+from lmkd.model import SYSTEM_DOMAIN, Details, Mark, ProcessEvent, ProcessEventKind, Signal
 
 SIZE_KIB = 24 * 1024
 PROGRAM = """
 import signal, sys, time
 if sys.argv[2] == "ignores":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+elif sys.argv[2] == "catches":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 blob = bytearray(b"x") * (int(sys.argv[1]) * 1024)
 print(flush=True)
 time.sleep(60)
@@ -31,10 +37,22 @@ class Lab(Protocol):
 
     kernel: Kernel
 
-    def spawn(self, *, ignores_term: bool = False) -> int: ...
+    def spawn(self, on_term: str = "exits") -> int: ...
 
     def reap(self, pid: int) -> None:
         """Let the parent of an exited process take note, so that the pid is free."""
+        ...
+
+    def make_cgroup(self, name: str) -> str:
+        """Make a cgroup at the root and return its path; skips the test where there can be none."""
+        ...
+
+    def remove_cgroup(self, path: str) -> None: ...
+
+    def move(self, pid: int, path: str) -> None: ...
+
+    def wait_frozen(self, path: str) -> None:
+        """Return when the kernel has stopped all that is in the cgroup."""
         ...
 
     def close(self) -> None: ...
@@ -47,10 +65,11 @@ class RealLab:
         self.machine = Machine()
         self.kernel: Kernel = self.machine
         self.children: dict[int, subprocess.Popen[bytes]] = {}
+        self.mount = find_cgroup_mount("/")
+        self.cgroups: list[str] = []
 
-    def spawn(self, *, ignores_term: bool = False) -> int:
-        how = "ignores" if ignores_term else "exits"
-        command = [sys.executable, "-S", "-E", "-c", PROGRAM, str(SIZE_KIB), how]
+    def spawn(self, on_term: str = "exits") -> int:
+        command = [sys.executable, "-S", "-E", "-c", PROGRAM, str(SIZE_KIB), on_term]
         child = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()
@@ -60,10 +79,38 @@ class RealLab:
     def reap(self, pid: int) -> None:
         self.children[pid].wait()
 
+    def make_cgroup(self, name: str) -> str:
+        path = f"/lmkd-contract-{os.getpid()}-{name}"
+        if self.mount is None:
+            pytest.skip("no cgroup2 mount")
+        try:
+            os.mkdir(self.mount + path)
+        except OSError as error:
+            pytest.skip(f"no cgroup of our own can be made: {error}")
+        self.cgroups.append(path)
+        return path
+
+    def remove_cgroup(self, path: str) -> None:
+        os.rmdir(f"{self.mount}{path}")
+
+    def move(self, pid: int, path: str) -> None:
+        with open(f"{self.mount}{path}/cgroup.procs", "w") as procs:
+            procs.write(str(pid))
+
+    def wait_frozen(self, path: str) -> None:
+        deadline = time.monotonic() + 5
+        while b"frozen 1" not in (read_file(f"{self.mount}{path}/cgroup.events") or b""):
+            assert time.monotonic() < deadline
+
     def close(self) -> None:
+        for path in self.cgroups:
+            self.machine.freeze_cgroup(path, False)
         for child in self.children.values():
             child.kill()
             child.communicate()
+        for path in self.cgroups:
+            with contextlib.suppress(FileNotFoundError):
+                self.remove_cgroup(path)
         self.machine.close()
 
 
@@ -75,12 +122,15 @@ class BorrowedLab(RealLab):
         self.lent: set[tuple[int, int]] = set()
         self.kernel = BorrowedKernel(self.machine, 512 * 1024, lambda: self.lent)
 
-    def spawn(self, *, ignores_term: bool = False) -> int:
-        pid = super().spawn(ignores_term=ignores_term)
+    def spawn(self, on_term: str = "exits") -> int:
+        pid = super().spawn(on_term)
         process = self.machine.process(pid)
         assert process is not None
         self.lent.add((pid, process.start_ticks))
         return pid
+
+    def make_cgroup(self, name: str) -> str:
+        pytest.skip("here are no cgroups")
 
 
 class SimulatedLab:
@@ -89,14 +139,35 @@ class SimulatedLab:
     def __init__(self) -> None:
         self.simulated = SimulatedKernel()
         self.kernel: Kernel = self.simulated
+        self.parent = self.simulated.spawn("pytest", pid=os.getpid())
 
-    def spawn(self, *, ignores_term: bool = False) -> int:
-        on_term = OnTerm.IGNORES if ignores_term else OnTerm.EXITS
+    def spawn(self, on_term: str = "exits") -> int:
         return self.simulated.spawn(
-            "python", anon_kib=SIZE_KIB, uid=os.getuid(), ppid=os.getpid(), on_term=on_term
+            "python",
+            anon_kib=SIZE_KIB,
+            uid=os.getuid(),
+            gid=os.getgid(),
+            ppid=self.parent,
+            session=os.getsid(0),
+            cmdline="python -S -E",
+            environ=("HOME=/",),
+            on_term=OnTerm(on_term),
         )
 
     def reap(self, pid: int) -> None:
+        pass
+
+    def make_cgroup(self, name: str) -> str:
+        self.simulated.add_cgroup(f"/{name}", owner=os.getuid())
+        return f"/{name}"
+
+    def remove_cgroup(self, path: str) -> None:
+        self.simulated.remove_cgroup(path)
+
+    def move(self, pid: int, path: str) -> None:
+        self.simulated.move(pid, path)
+
+    def wait_frozen(self, path: str) -> None:
         pass
 
     def close(self) -> None:
@@ -129,6 +200,15 @@ async def wait_exit(victim: VictimHandle) -> None:
         await victim.wait_exit()
 
 
+async def wait_stopped(lab: Lab, pid: int) -> None:
+    for _ in range(5000):
+        process = lab.kernel.process(pid)
+        if process is not None and process.state == "T":
+            return
+        await trio.sleep(0.001)
+    pytest.fail("it is not stopped after 5 s")
+
+
 async def test_a_process_is_found_by_its_size(lab: Lab) -> None:
     pid = lab.spawn()
     found = {p.pid: p for p in lab.kernel.scan(SYSTEM_DOMAIN, SIZE_KIB)}
@@ -145,6 +225,37 @@ async def test_a_process_is_described(lab: Lab) -> None:
     assert process.exe != ""
     assert not process.kernel_thread
     assert process.state in "RSD"
+    assert process.gid == os.getgid()
+    assert process.session == os.getsid(0)
+    assert process.resident_kib >= SIZE_KIB
+    assert process.mark is Mark.NONE
+
+
+async def test_what_costs_a_file_more_is_read_only_where_it_is_asked_for(lab: Lab) -> None:
+    pid = lab.spawn()
+    (plain,) = (p for p in lab.kernel.scan(SYSTEM_DOMAIN, SIZE_KIB) if p.pid == pid)
+    assert (plain.cmdline, plain.environ, plain.parent_comm) == (None, None, "")
+    details = Details(cmdline=True, environ=True, parent=True)
+    (full,) = (p for p in lab.kernel.scan(SYSTEM_DOMAIN, SIZE_KIB, details) if p.pid == pid)
+    parent = lab.kernel.process(os.getpid())
+    assert full.cmdline is not None
+    assert "-S -E" in full.cmdline
+    assert full.environ is not None
+    assert any(pair.startswith("HOME=") for pair in full.environ)
+    assert full.parent_comm == (parent.comm if parent is not None else "")
+    again = lab.kernel.process(pid, details)
+    assert again is not None
+    assert (again.cmdline, again.environ) == (full.cmdline, full.environ)
+
+
+async def test_a_process_is_listed_by_its_pid_and_under_its_parent(lab: Lab) -> None:
+    pid = lab.spawn()
+    process = lab.kernel.process(pid)
+    assert process is not None
+    assert pid in lab.kernel.pids()
+    assert lab.kernel.start_ticks(pid) == process.start_ticks
+    assert pid in lab.kernel.child_pids(os.getpid())
+    assert lab.kernel.child_pids(pid) == []
 
 
 async def test_size_is_of_the_identified_process_only(lab: Lab) -> None:
@@ -173,8 +284,12 @@ async def test_sigterm_ends_a_process_and_everything_says_so(lab: Lab) -> None:
     assert victim.send(Signal.KILL) is False  # still a zombie, on a real kernel
     assert lab.kernel.process(pid) is None
     assert lab.kernel.size_kib(pid, victim.start_ticks) is None
+    assert lab.kernel.start_ticks(pid) is None
     lab.reap(pid)
     assert victim.send(Signal.KILL) is False
+    assert victim.stop() is False
+    assert pid not in lab.kernel.pids()
+    assert pid not in lab.kernel.child_pids(os.getpid())
     assert lab.kernel.process(pid) is None
     assert lab.kernel.open_victim(pid, victim.start_ticks) is None
     assert lab.kernel.set_oom_score_adj(pid, victim.start_ticks, 900) is False
@@ -185,7 +300,7 @@ async def test_sigterm_ends_a_process_and_everything_says_so(lab: Lab) -> None:
 
 
 async def test_a_process_that_ignores_sigterm_dies_of_sigkill(lab: Lab) -> None:
-    pid = lab.spawn(ignores_term=True)
+    pid = lab.spawn("ignores")
     victim = take(lab, pid)
     assert victim.send(Signal.TERM) is True
     with trio.move_on_after(0.1) as scope:
@@ -194,6 +309,21 @@ async def test_a_process_that_ignores_sigterm_dies_of_sigkill(lab: Lab) -> None:
     assert lab.kernel.process(pid) is not None
     assert victim.send(Signal.KILL) is True
     await wait_exit(victim)
+    victim.close()
+
+
+async def test_a_stopped_process_waits_with_sigterm_and_dies_of_sigkill(lab: Lab) -> None:
+    pid = lab.spawn()
+    victim = take(lab, pid)
+    assert victim.stop() is True
+    await wait_stopped(lab, pid)
+    assert victim.send(Signal.TERM) is True
+    with trio.move_on_after(0.05) as scope:
+        await victim.wait_exit()
+    assert scope.cancelled_caught
+    assert victim.send(Signal.KILL) is True
+    await wait_exit(victim)
+    assert victim.stop() is False
     victim.close()
 
 
@@ -275,3 +405,113 @@ async def test_a_pid_that_was_never_there(lab: Lab) -> None:
     assert lab.kernel.process(pid) is None
     assert lab.kernel.size_kib(pid, 1) is None
     assert lab.kernel.open_victim(pid, 1) is None
+    assert lab.kernel.start_ticks(pid) is None
+    assert lab.kernel.child_pids(pid) == []
+    assert pid not in lab.kernel.pids()
+
+
+async def test_a_life_is_heard_of_in_order_or_it_is_said_why_not(lab: Lab) -> None:
+    events = lab.kernel.open_process_events()
+    if isinstance(events, str):
+        assert events
+        return
+    pid = lab.spawn()
+    victim = take(lab, pid)
+    with trio.fail_after(5):
+        await events.wait()
+    victim.send(Signal.KILL)
+    await wait_exit(victim)
+    heard: list[ProcessEvent] = []
+    with trio.fail_after(5):
+        while ProcessEvent(ProcessEventKind.EXIT, pid) not in heard:
+            await events.wait()
+            taken, is_lost = events.take_nowait()
+            assert not is_lost
+            heard += [event for event in taken if event.pid == pid]
+    assert heard == [
+        ProcessEvent(ProcessEventKind.FORK, pid, os.getpid()),
+        ProcessEvent(ProcessEventKind.EXEC, pid),
+        ProcessEvent(ProcessEventKind.EXIT, pid),
+    ]
+    victim.close()
+    events.close()
+    events.close()
+
+
+async def test_cgroups_that_a_glob_names_are_seen_to_come_and_go(lab: Lab) -> None:
+    watch = lab.kernel.watch_cgroups(("/lmkd-no-such/**", f"/*{os.getpid()}-watched", "/watched"))
+    assert watch.paths() == frozenset()
+    with trio.move_on_after(0.05) as scope:
+        await watch.wait_changed()
+    assert scope.cancelled_caught
+    path = lab.make_cgroup("watched")
+    with trio.fail_after(5):
+        await watch.wait_changed()
+    assert watch.paths() == {path}
+    lab.remove_cgroup(path)
+    with trio.fail_after(5):
+        await watch.wait_changed()
+    assert watch.paths() == frozenset()
+    watch.close()
+
+
+async def test_who_catches_sigterm_in_a_frozen_cgroup_does_so_after_the_thaw(lab: Lab) -> None:
+    path, pid = lab.make_cgroup("frozen"), lab.spawn("catches")
+    lab.move(pid, path)
+    victim = take(lab, pid)
+    assert lab.kernel.freeze_cgroup(path, True) is True
+    lab.wait_frozen(path)
+    assert victim.send(Signal.TERM) is True
+    with trio.move_on_after(0.1) as scope:
+        await victim.wait_exit()
+    assert scope.cancelled_caught
+    assert lab.kernel.freeze_cgroup(path, False) is True
+    await wait_exit(victim)
+    victim.close()
+
+
+async def test_who_does_not_catch_sigterm_dies_of_it_in_a_frozen_cgroup(lab: Lab) -> None:
+    path, pid = lab.make_cgroup("deadly"), lab.spawn()
+    lab.move(pid, path)
+    victim = take(lab, pid)
+    assert lab.kernel.freeze_cgroup(path, True) is True
+    lab.wait_frozen(path)
+    assert victim.send(Signal.TERM) is True
+    await wait_exit(victim)
+    victim.close()
+
+
+async def test_a_frozen_cgroup_can_be_killed(lab: Lab) -> None:
+    path, pid = lab.make_cgroup("killed"), lab.spawn()
+    lab.move(pid, path)
+    victim = take(lab, pid)
+    assert lab.kernel.freeze_cgroup(path, True) is True
+    assert victim.send(Signal.KILL) is True
+    await wait_exit(victim)
+    victim.close()
+
+
+async def test_a_cgroup_has_an_owner_and_takes_notes(lab: Lab) -> None:
+    path = lab.make_cgroup("noted")
+    assert lab.kernel.cgroup_owner(path) == os.getuid()
+    assert lab.kernel.note_kill(path, 3, "a-kill") is True
+    before = lab.kernel.set_oom_group(path, True)
+    if before is not None:  # where there is a memory controller
+        assert before is False
+        assert lab.kernel.set_oom_group(path, False) is True
+
+
+async def test_nothing_is_done_to_a_cgroup_that_is_not_there(lab: Lab) -> None:
+    path = "/lmkd-no-such.slice"
+    assert lab.kernel.cgroup_owner(path) is None
+    assert lab.kernel.set_oom_group(path, True) is None
+    assert lab.kernel.freeze_cgroup(path, True) is False
+    assert lab.kernel.note_kill(path, 1, "a-kill") is False
+    watch = lab.kernel.watch_cgroups((path,))
+    assert watch.paths() == frozenset()
+    watch.close()
+
+
+async def test_the_root_cgroup_is_neither_frozen_nor_killed_as_one(lab: Lab) -> None:
+    assert lab.kernel.freeze_cgroup("/", True) is False
+    assert lab.kernel.set_oom_group("/", True) is None

@@ -112,7 +112,7 @@ def test_arcstats_give_what_zfs_would_give_back() -> None:
 
 
 STAT = (
-    b" S 1 77 77 0 -1 4194304 70 0 1 0 0 0 0 0 20 0 3 0 4711 430080 33 18446744073709551615"
+    b" S 1 77 78 0 -1 4194304 70 0 1 0 0 0 0 0 20 0 3 0 4711 430080 33 18446744073709551615"
     b" 1 1 0 0 0 0 0 0 6 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
 )
 
@@ -134,6 +134,7 @@ STAT = (
 def test_a_process_cannot_lie_by_its_name(name: bytes) -> None:
     found = parse.parse_proc_stat(b"77 (" + name + b")" + STAT, "stat")
     assert (found.pid, found.state, found.ppid, found.start_ticks) == (77, "S", 1, 4711)
+    assert found.session == 78
     assert found.comm == name.decode()
 
 
@@ -160,13 +161,21 @@ def test_status_as_captured(captured: Captured) -> None:
     found = parse.parse_proc_status(content, "status")
     lines = dict(line.split(b":\t", 1) for line in content.splitlines() if b":\t" in line)
     assert found.uid == int(lines[b"Uid"].split()[0])
+    assert found.gid == int(lines[b"Gid"].split()[0])
+    assert found.resident_kib == int(lines[b"VmRSS"].split()[0])
     assert found.anon_kib == int(lines[b"RssAnon"].split()[0])
     assert found.swap_kib == int(lines[b"VmSwap"].split()[0])
 
 
-def test_the_real_uid_is_taken_and_an_exiting_process_has_no_size() -> None:
-    content = b"Name:\tx\nState:\tR (running)\nUid:\t1000\t0\t0\t0\nGid:\t1000\t0\t0\t0\n"
-    assert parse.parse_proc_status(content, "status") == parse.ProcStatus(1000, 0, 0)
+def test_the_real_ids_are_taken_and_an_exiting_process_has_no_size() -> None:
+    content = b"Name:\tx\nState:\tR (running)\nUid:\t1000\t0\t0\t0\nGid:\t1007\t0\t0\t0\n"
+    assert parse.parse_proc_status(content, "status") == parse.ProcStatus(1000, 1007, 0, 0, 0)
+
+
+@pytest.mark.parametrize("content", [b"Name:\tx\nUid:\t1\t0\n", b"Name:\tx\nGid:\t1\t0\n"])
+def test_a_status_without_ids_is_malformed(content: bytes) -> None:
+    with pytest.raises(MalformedKernelFile, match="a line of"):
+        parse.parse_proc_status(content, "status")
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from lmkd.kernel.cgroups import cgroup_members
 from lmkd.kernel.files import MalformedKernelFile
 from lmkd.kernel.processes import (
-    cgroup_directory,
-    cgroup_members,
+    ProcessReader,
+    list_child_pids,
+    list_pids,
     read_identity,
     read_process,
     read_size_kib,
     scan_processes,
     write_oom_score_adj,
 )
-from lmkd.model import Process
+from lmkd.model import Details, Process
 
 from .conftest import WriteTree
 
@@ -38,12 +40,18 @@ def process_files(
     cgroup: str = "0::/user.slice\n",
 ) -> dict[str, str | bytes]:
     base = f"proc/{pid}"
-    tail = f"{state} 1 {pid} {pid} 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 {start_ticks} 0 0"
+    tail = (
+        f"{state} 1 {pid} {pid + 3} 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 {start_ticks} 0 0"
+    )
     shared = 100
     has_memory = state != "Z" and vm_pages
     statm = f"{vm_pages} {anon_kib // 4 + shared} {shared} 1 0 1 0\n"
-    sizes = f"VmSize:\t{vm_pages * 4} kB\nRssAnon:\t{anon_kib:8} kB\nVmSwap:\t{swap_kib:8} kB\n"
-    head = f"Name:\tx\nUid:\t{uid}\t0\t0\t0\n"
+    resident_kib = anon_kib + shared * 4
+    sizes = (
+        f"VmSize:\t{vm_pages * 4} kB\nVmRSS:\t{resident_kib:8} kB\n"
+        f"RssAnon:\t{anon_kib:8} kB\nVmSwap:\t{swap_kib:8} kB\n"
+    )
+    head = f"Name:\tx\nUid:\t{uid}\t0\t0\t0\nGid:\t{uid + 7}\t0\t0\t0\n"
     return {
         f"{base}/stat": f"{pid} ({comm}) {tail}\n",
         f"{base}/statm": statm if has_memory else "0 0 0 0 0 0 0\n",
@@ -72,6 +80,9 @@ def test_all_of_a_process_is_read(write_tree: WriteTree, tmp_path: Path) -> None
         anon_kib=5000,
         swap_kib=60,
         state="S",
+        gid=1007,
+        session=10,
+        resident_kib=5400,
     )
 
 
@@ -131,7 +142,7 @@ def test_a_process_without_its_first_thread_cannot_hide(write_tree: WriteTree) -
     root = write_tree(
         {
             **process_files(3, state="Z", threads=2),
-            "proc/3/task/3/status": "Name:\tx\nUid:\t1000\t0\t0\t0\n",
+            "proc/3/task/3/status": "Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5\t0\t0\t0\n",
             "proc/3/task/8/status": living,
         }
     )
@@ -172,25 +183,133 @@ def test_oom_score_adj_out_of_range_is_the_callers_mistake(tmp_path: Path, value
         write_oom_score_adj(str(tmp_path), 3, 500, value)
 
 
-def test_members_of_a_cgroup_are_those_of_its_subtree(write_tree: WriteTree) -> None:
+EVERYTHING = Details(cmdline=True, environ=True, parent=True)
+
+
+def test_details_are_read_where_they_are_asked_for(write_tree: WriteTree) -> None:
     root = write_tree(
         {
-            "cg/a/cgroup.procs": "1\n2\n",
-            "cg/a/b/cgroup.procs": "3\n",
-            "cg/a/b/c/cgroup.procs": "0\n4\n",
-            "cg/ab/cgroup.procs": "9\n",
-            "cg/cgroup.procs": "8\n",
+            **process_files(3),
+            "proc/3/cmdline": b"prog\0--name\0caf\xc3\xa9 \xff\0\0\0",
+            "proc/3/environ": b"HOME=/root\0EMPTY=\0no pair\0A=B=C\0",
+            "proc/1/comm": "parent\nof it\n",
         }
     )
-    mount = os.path.join(root, "cg")
-    assert sorted(cgroup_members(mount, "/a")) == [1, 2, 3, 4]
-    assert sorted(cgroup_members(mount, "/")) == [1, 2, 3, 4, 8, 9]
-    assert cgroup_members(mount, "/gone") == []
+    plain, full = read_process(root, 3), read_process(root, 3, EVERYTHING)
+    assert plain is not None
+    assert full is not None
+    assert (plain.cmdline, plain.environ, plain.parent_comm) == (None, None, "")
+    assert full.cmdline == "prog --name café \\xff"
+    assert full.environ == ("HOME=/root", "EMPTY=", "A=B=C")
+    assert full.parent_comm == "parent\nof it"
 
 
-@pytest.mark.parametrize("path", ["/..", "/../x", "/a/../../x"])
-def test_a_path_out_of_the_cgroup_namespace_is_no_directory(path: str) -> None:
-    assert cgroup_directory("/sys/fs/cgroup", path) is None
+def test_details_that_cannot_be_read_leave_the_process_known(write_tree: WriteTree) -> None:
+    process = read_process(write_tree(process_files(3)), 3, EVERYTHING)
+    assert process is not None
+    assert (process.cmdline, process.environ, process.parent_comm) == (None, None, "")
+
+
+def test_details_are_bounded_and_no_variable_is_taken_for_a_part_of_it(
+    write_tree: WriteTree,
+) -> None:
+    root = write_tree(
+        {
+            **process_files(3),
+            "proc/3/cmdline": b"x" * 10_000,
+            "proc/3/environ": b"A=1\0LONG=" + b"y" * 100_000,
+        }
+    )
+    process = read_process(root, 3, EVERYTHING)
+    assert process is not None
+    assert process.cmdline == "x" * 4096
+    assert process.environ == ("A=1",)
+
+
+def test_a_parent_of_many_is_looked_at_once_in_a_scan(
+    write_tree: WriteTree, tmp_path: Path
+) -> None:
+    root = write_tree({**process_files(3), **process_files(4), "proc/1/comm": "boss\n"})
+    reader = ProcessReader(root, EVERYTHING)
+    first = reader.read(3)
+    (tmp_path / "proc/1/comm").unlink()
+    second = reader.read(4)
+    assert first is not None
+    assert second is not None
+    assert (first.parent_comm, second.parent_comm) == ("boss", "boss")
+
+
+def test_pids_are_those_of_all_processes(write_tree: WriteTree) -> None:
+    root = write_tree({**process_files(3), **process_files(4, state="Z"), "proc/meminfo": ""})
+    assert sorted(list_pids(root)) == [3, 4]
+
+
+def test_children_are_those_of_all_threads(write_tree: WriteTree) -> None:
+    root = write_tree(
+        {"proc/3/task/3/children": "7 8 ", "proc/3/task/5/children": "9 ", "proc/4/stat": ""}
+    )
+    assert sorted(list_child_pids(root, 3)) == [7, 8, 9]
+    assert list_child_pids(root, 99) == []
+
+
+def test_a_kernel_without_lists_of_children_is_asked_for_every_parent(
+    write_tree: WriteTree,
+) -> None:
+    root = write_tree(
+        {**process_files(1), **process_files(3), **process_files(4), "proc/1/task/1/comm": ""}
+    )
+    assert sorted(list_child_pids(root, 1)) == [1, 3, 4]
+
+
+@pytest.mark.real_kernel
+def test_a_parent_of_a_thousand_has_them_all_listed() -> None:
+    """The kernel hands the list out by the page, 4,096 bytes."""
+    program = (
+        "import os, time\n"
+        "for _ in range(1000):\n"
+        "    os.fork() or (time.sleep(60), os._exit(0))\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", program],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    try:
+        assert len(set(list_child_pids("/", parent.pid))) == 1000
+    finally:
+        os.killpg(parent.pid, 9)
+        parent.communicate()
+
+
+@pytest.mark.real_kernel
+def test_nobody_hides_in_a_cgroup_that_lies_too_deep_to_be_said(own_cgroup: str) -> None:
+    fds = [os.open(own_cgroup, os.O_RDONLY)]
+    name = "d" * 200
+    for _ in range(22):
+        os.mkdir(name, dir_fd=fds[-1])
+        fds.append(os.open(name, os.O_RDONLY, dir_fd=fds[-1]))
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=fds[-1])
+        os.write(procs, str(child.pid).encode())
+        os.close(procs)
+        process = read_process("/", child.pid)
+        assert process is not None
+        mount = os.path.dirname(own_cgroup)
+        # Older kernels give an error, later ones cut the path (6.18).
+        assert process.cgroup == "/" or process.cgroup.startswith(own_cgroup.removeprefix(mount))
+        assert cgroup_members(mount, "/" + os.path.basename(own_cgroup)) == []
+    finally:
+        child.kill()
+        child.wait()
+        for above in reversed(fds[:-1]):
+            os.rmdir(name, dir_fd=above)
+        for fd in fds:
+            os.close(fd)
 
 
 @pytest.fixture

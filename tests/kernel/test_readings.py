@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmkd.kernel.files import MalformedKernelFile
+from lmkd.kernel.limits import Limits
 from lmkd.kernel.readings import CgroupReader, SystemReader, open_cgroup
 from lmkd.model import Reading
 
@@ -133,7 +134,7 @@ def cgroup_reading(write_tree: WriteTree, files: dict[str, str]) -> Reading:
     tree = {f"cg/shop/{name}": content for name, content in files.items()}
     root = write_tree({"proc/meminfo": MEMINFO, **tree})
     system = SystemReader(root)
-    reader = open_cgroup(system, os.path.join(root, "cg"), "/shop")
+    reader = open_cgroup(system, Limits(os.path.join(root, "cg")), "/shop")
     assert isinstance(reader, CgroupReader)
     reading = reader.read(5)
     reader.close()
@@ -174,6 +175,7 @@ def test_the_lesser_limit_bounds_a_cgroup(
         swap_free_kib=104796,
         file_lru_kib=9 * 1024,
         refault_file_pages=77,
+        limited_by="/shop",
         events_high=3,
         events_max=2,
         events_oom=1,
@@ -188,6 +190,7 @@ def test_a_cgroup_without_a_limit_that_binds_has_the_systems_room(
     files = {"memory.current": f"{MIB}\n", "memory.max": limit + "\n"}
     reading = cgroup_reading(write_tree, files)
     assert (reading.total_kib, reading.available_kib) == (524288, 200000)
+    assert reading.limited_by == ""
 
 
 def test_a_cgroup_past_its_limit_has_nothing_available(write_tree: WriteTree) -> None:
@@ -232,14 +235,16 @@ def test_a_throttled_cgroup_of_a_real_kernel(write_tree: WriteTree, captured: Ca
 def test_there_is_no_cgroup_without_memory_current(write_tree: WriteTree) -> None:
     root = write_tree({"proc/meminfo": MEMINFO, "cg/shop/cgroup.procs": ""})
     system = SystemReader(root)
-    mount = os.path.join(root, "cg")
-    assert open_cgroup(system, mount, "/shop") is None
-    assert open_cgroup(system, mount, "/absent") is None
+    limits = Limits(os.path.join(root, "cg"))
+    assert open_cgroup(system, limits, "/shop") is None
+    assert open_cgroup(system, limits, "/absent") is None
+    assert open_cgroup(system, limits, "/") is None
+    assert len(limits) == 0
     system.close()
 
 
 def test_a_path_out_of_the_cgroup_namespace_is_no_cgroup(write_tree: WriteTree) -> None:
     root = write_tree({"proc/meminfo": MEMINFO, "memory.current": "0\n", "cg/x": ""})
     system = SystemReader(root)
-    assert open_cgroup(system, os.path.join(root, "cg"), "/..") is None
+    assert open_cgroup(system, Limits(os.path.join(root, "cg")), "/..") is None
     system.close()
