@@ -1,96 +1,87 @@
-"""Give a process that never registered its class, and keep the never-kill set out of reach.
+"""Give a process its class: by the rules, and by the few things that no rule may say otherwise.
 
-The class follows from what the session or the service manager already said: oom_score_adj, first of all. The
-never-kill set is what a machine or a session cannot lose. It is told by the *executable*, which a process cannot
-set for itself; its comm it can (prctl), so a comm alone protects nobody.
+Init, this daemon, kernel threads, and for a session whatever belongs to another user, are never signalled, whatever
+the configuration says. All else that a machine or a session cannot lose is in the shipped rules (lmkd/defaults.toml).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from lmkd.model import AppClass, Process
+from lmkd.policy.rules import Rule
+from lmkd.policy.settings import Settings
 
-NEVER_KILLED = frozenset(
-    {
-        # init, and what it needs to run a machine
-        "systemd", "init", "runit", "openrc-init", "s6-svscan", "systemd-journald", "systemd-logind", "systemd-udevd",
-        "systemd-networkd", "systemd-resolved", "systemd-timesyncd", "systemd-oomd", "systemd-executor", "udevd",
-        # the way in
-        "sshd", "sshd-session", "agetty", "login", "NetworkManager", "wpa_supplicant", "iwd", "dhclient",
-        # the message bus
-        "dbus-daemon", "dbus-broker", "dbus-broker-launch",
-        # display managers and session leaders
-        "gdm", "gdm3", "gdm-session-worker", "gdm-wayland-session", "gdm-x-session", "sddm", "sddm-helper", "lightdm",
-        "greetd", "gnome-session-binary",
-        "gnome-session-service", "startplasma-wayland", "startplasma-x11", "ksmserver",
-        "xfce4-session", "lxsession", "mate-session", "cinnamon-session",
-        # compositors and display servers
-        "Xorg", "Xwayland", "gnome-shell", "kwin_wayland", "kwin_x11", "plasmashell", "sway", "weston", "labwc",
-        "wayfire", "Hyprland", "river", "cosmic-comp", "mutter", "muffin", "phoc", "cage",
-        # sound, without which a session looks frozen
-        "pipewire", "wireplumber", "pulseaudio",
-    }
-)  # fmt: skip
-SYSTEM_PLACES = ("/usr/", "/bin/", "/sbin/", "/lib", "/opt/", "/nix/store/", "/gnu/store/")
-"""Where an administrator alone installs: a copy named sshd in somebody's home is not sshd."""
-DELETED = " (deleted)"
+UNRULED = "no rule speaks for it"
 
 
-@dataclass(frozen=True, slots=True)
-class Classed:
+class Classed(NamedTuple):
     """A class and where it came from."""
 
     app_class: AppClass
     why: str
-
-    @property
-    def never_killed(self) -> bool:
-        return self.app_class is AppClass.SYSTEM
-
-
-def exe_name(exe: str) -> str:
-    """Return the file name of an executable, also of one that an upgrade has replaced meanwhile."""
-    return exe.removesuffix(DELETED).rsplit("/", 1)[-1]
+    rule: Rule | None
+    """The rule that matched; None: none did, or it was not asked."""
+    never: str | None
+    """Why it is never to be signalled; None: its class decides."""
 
 
-def never_kill_reason(process: Process, own_pid: int) -> str | None:
-    """Return why a process is never to be signalled, or None."""
+def fixed_reason(process: Process, settings: Settings, own_pid: int) -> str | None:
+    """Return why no rule is asked about a process, or None."""
     if process.pid == 1:
         return "init"
     if process.pid == own_pid:
         return "this daemon"
     if process.kernel_thread:
         return "kernel thread"
-    if process.oom_score_adj <= -900:
-        return f"oom_score_adj {process.oom_score_adj}"
-    # Without CAP_SYS_PTRACE the link of another user's process cannot be read: then its own word has to do.
-    name = exe_name(process.exe) or process.comm
-    installed = not process.exe or process.exe.startswith(SYSTEM_PLACES)
-    if name in NEVER_KILLED and installed:
-        return f"{name}: a session or a machine cannot lose it"
+    if settings.own_uid is not None and process.uid != settings.own_uid:
+        return f"it belongs to uid {process.uid}, and this is the session of {settings.own_uid}"
     return None
 
 
-def classify(process: Process, own_pid: int) -> Classed:
-    """Return the class of a process for which nobody spoke.
+def classify(
+    process: Process, settings: Settings, own_pid: int, *, registered: bool = False
+) -> Classed:
+    """Return the class of a process, as if nobody had registered it, and the rule that gave it.
 
-    The bands follow the classes' own oom_score_adj (900, 700, 500, 200, 0), split half-way. An ordinary program has
-    0 everywhere, so 0 says nothing about it and means `service`: after what called itself dispensable, before what
-    called itself perceptible. Below zero somebody asked for protection.
+    `registered` says only what rules may ask: whether it registered. What class it has then is not for here.
     """
-    reason = never_kill_reason(process, own_pid)
+    reason = fixed_reason(process, settings, own_pid)
     if reason is not None:
-        return Classed(AppClass.SYSTEM, reason)
-    adj = process.oom_score_adj
-    if adj < 0:
-        return Classed(AppClass.FOREGROUND, f"oom_score_adj {adj}: protected by whoever started it")
-    if adj >= 800:
-        return Classed(AppClass.CACHED, f"oom_score_adj {adj}")
-    if adj >= 600:
-        return Classed(AppClass.BACKGROUND, f"oom_score_adj {adj}")
-    if adj >= 350:
-        return Classed(AppClass.SERVICE, f"oom_score_adj {adj}")
-    if adj >= 100:
-        return Classed(AppClass.PERCEPTIBLE, f"oom_score_adj {adj}")
-    return Classed(AppClass.SERVICE, f"oom_score_adj {adj}, nobody spoke for it")
+        return Classed(AppClass.SYSTEM, reason, None, reason)
+    return classed_by(settings.rules.find(process, registered=registered), settings)
+
+
+def classed_by(rule: Rule | None, settings: Settings) -> Classed:
+    """Return the class of whoever this rule speaks for; None: no rule does."""
+    if rule is None:
+        app_class = AppClass.CACHED if settings.strict else settings.unruled
+        return Classed(app_class, UNRULED, None, None)
+    verdict = rule.verdict
+    return Classed(verdict.app_class, rule.name, rule, rule.name if rule.protects else None)
+
+
+def classify_all(processes: Iterable[Process], settings: Settings, own_pid: int) -> list[Classed]:
+    """Return the classes of processes of which none registered, in their order; what many share is made once."""
+    find, own_uid = settings.rules.find, settings.own_uid
+    by_rule: dict[int, Classed] = {}
+    classes = []
+    for process in processes:
+        pid = process.pid
+        if pid == 1 or pid == own_pid or process.kernel_thread or own_uid is not None:
+            classes.append(classify(process, settings, own_pid))
+            continue
+        rule = find(process)
+        classed = by_rule.get(id(rule))
+        if classed is None:
+            classed = by_rule[id(rule)] = classed_by(rule, settings)
+        classes.append(classed)
+    return classes
+
+
+def never_kill_reason(
+    process: Process, settings: Settings, own_pid: int, *, registered: bool = False
+) -> str | None:
+    """Return why a process is never to be signalled, or None."""
+    return classify(process, settings, own_pid, registered=registered).never

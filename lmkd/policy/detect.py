@@ -61,6 +61,14 @@ class Judgement:
         return self.harm or self.exhausted
 
 
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What another daemon, which sees more of the machine, says of a domain."""
+
+    level: Level
+    reason: str
+
+
 Detector = Callable[[Window, Settings, Level], Finding | None]
 """(window, settings, the level this detector asked for last) -> what it asks for now, None for normal."""
 
@@ -307,3 +315,9 @@ def judge(
         emergency,
         need_kib(window, settings),
     )
+
+
+def relay(window: Window, settings: Settings, relayed: Relayed) -> Judgement:
+    """Return the judgement of another daemon in the place of one's own; who dies for it is that daemon's to say."""
+    need = need_kib(window, settings) if relayed.level > Level.NORMAL else 0
+    return Judgement(relayed.level, relayed.reason, (), False, False, False, need)

@@ -25,8 +25,7 @@ from lmkd.policy.detect import Judgement
 from lmkd.policy.events import ProcessesScanned, SignalFailed, VictimExited
 from lmkd.policy.listen import open_promises
 from lmkd.policy.rank import Candidate, rank_candidates
-from lmkd.policy.settings import Settings
-from lmkd.policy.state import UNTOLD, DomainState, Kill, Told
+from lmkd.policy.state import UNTOLD, DomainState, Kill, State, Told
 from lmkd.policy.tell import record_notices
 from lmkd.policy.turn import Turn
 
@@ -43,7 +42,8 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
     if kill.sigkill_sent_us is None:
         due_us = kill.sigkill_us
         if domain.judgement is not None and domain.judgement.emergency:
-            due_us = min(due_us, kill.started_us + turn.settings.exit_emergency_us)
+            exit_us = turn.settings.of(domain.domain).exit_emergency_us
+            due_us = min(due_us, kill.started_us + exit_us)
         if now_us >= due_us:
             if _became_system(turn, kill.victim):
                 turn.act(ReleaseVictim(domain.domain, kill.kill))
@@ -51,7 +51,7 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
             turn.act(SendSignal(domain.domain, kill.kill, kill.victim, Signal.KILL))
             turn.record(domain, "signal", {"kill": kill.kill, "signal": Signal.KILL.value})
             return replace(domain, in_flight=replace(kill, sigkill_sent_us=now_us))
-    elif now_us >= kill.sigkill_sent_us + turn.settings.unkillable_us:
+    elif now_us >= kill.sigkill_sent_us + turn.settings.of(domain.domain).unkillable_us:
         turn.act(ReleaseVictim(domain.domain, kill.kill))
         return _end_in_failure(turn, domain, kill, "it did not end after SIGKILL")
     return domain
@@ -69,24 +69,44 @@ def _became_system(turn: Turn, victim: Victim) -> bool:
 def consider_kill(turn: Turn, domain: DomainState) -> None:
     """Ask for a scan when, by what is known without one, somebody might have to die now."""
     judgement = domain.judgement
-    if judgement is None or not may_kill_now(turn.settings, domain, judgement):
+    if judgement is None or not may_kill_now(turn.state, domain, judgement):
         return
     if turn.now_us < domain.scan_after_us and not judgement.emergency:
         return
-    if turn.now_us < domain.relieved_us + turn.settings.settle_us:
+    if turn.now_us < domain.relieved_us + turn.settings.of(domain.domain).settle_us:
         return
-    total_kib = domain.window[-1].total_kib
-    whole = any(app.unit is Unit.CGROUP for app in turn.state.apps_in(domain.domain))
-    # To know that a cgroup holds nobody who is never killed, all of its processes must be seen.
-    least_kib = 0 if whole else turn.settings.min_victim_kib(total_kib)
-    turn.act(ScanProcesses(domain.domain, least_kib))
+    turn.act(ScanProcesses(domain.domain, least_scanned_kib(turn.state, domain)))
 
 
-def may_kill_now(settings: Settings, domain: DomainState, judgement: Judgement) -> bool:
+def least_scanned_kib(state: State, domain: DomainState) -> int:
+    """Return the size from which on processes must be seen to rank those of a domain."""
+    settings = state.settings.of(domain.domain)
+    # To know what a tree or a cgroup holds, and that nobody in it is never killed, all processes must be seen.
+    if state.settings.rules.has_groups or any(
+        app.unit is not Unit.PROCESS for app in state.apps_in(domain.domain)
+    ):
+        return 0
+    total_kib = domain.window[-1].total_kib if domain.window else 0
+    return state.settings.rules.least_kib(settings.min_victim_kib(total_kib))
+
+
+def may_kill_now(state: State, domain: DomainState, judgement: Judgement) -> bool:
     """Whether a kill is to be thought of at all: one at a time, at medium or above, for harm or exhaustion."""
-    if domain.in_flight is not None or domain.domain not in settings.killing_domains:
+    if domain.in_flight is not None or not state.settings.of(domain.domain).killable:
         return False
-    return judgement.level >= Level.MEDIUM and judgement.may_kill
+    if judgement.level < Level.MEDIUM or not judgement.may_kill:
+        return False
+    return not _is_held_above(state, domain)
+
+
+def _is_held_above(state: State, domain: DomainState) -> bool:
+    """Whether the limit that presses a domain is that of another one above it, which then does the killing.
+
+    Otherwise one shortage of a slice would be answered once in each watched group below it.
+    """
+    path = domain.window[-1].limited_by
+    above = state.domains.get(path)
+    return path != domain.domain and above is not None and bool(state.settings.of(path).killable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +131,7 @@ def choose_victim(
         if candidate.victim.app_class is not lowest:
             break
         if (candidate.victim.pid, candidate.victim.start_ticks) in ending:
-            waits_us.append(turn.now_us + turn.settings.read_pressed_us)
+            waits_us.append(turn.now_us + turn.settings.of(domain.domain).read_pressed_us)
             continue
         until_us = _wait_until_us(turn, domain, judgement, candidate)
         if judgement.emergency or until_us <= turn.now_us:
@@ -124,24 +144,30 @@ def _wait_until_us(
     turn: Turn, domain: DomainState, judgement: Judgement, candidate: Candidate
 ) -> int:
     """Return until when this candidate is to be left alone, but for an emergency."""
-    victim, now_us = candidate.victim, turn.now_us
-    if victim.app is None:
+    now_us = turn.now_us
+    if not candidate.apps:
         promises = open_promises(domain, now_us)
         promised_kib = sum(told.target_kib for told in promises)
         if promises and promised_kib >= judgement.need_kib:
             return min(told.deadline_us for told in promises)
         return now_us
-    told = domain.told.get(victim.app)
-    killed_at = turn.settings.classes[victim.app_class].killed_at
+    return max(_grace_of_app_us(turn, domain, judgement, app) for app in candidate.apps)
+
+
+def _grace_of_app_us(turn: Turn, domain: DomainState, judgement: Judgement, app: int) -> int:
+    """Return until when an app is to be left alone."""
+    settings, now_us = turn.settings.of(domain.domain), turn.now_us
+    told = domain.told.get(app)
+    killed_at = settings.classes[turn.state.apps[app].app_class].killed_at
     if told is None or killed_at is None or told.level < killed_at:
         # It rests between notices: its word is owed, and will be given when the rest is over.
         due_us = domain.tell_due_us if domain.tell_due_us is not None else now_us
-        return max(due_us, now_us + turn.settings.read_pressed_us)
-    deadline_us = turn.state.deadline_us(victim.app)
+        return max(due_us, now_us + settings.read_pressed_us)
+    deadline_us = turn.state.deadline_us(app)
     if told.kept and judgement.level < Level.CRITICAL:
         # It gave all it was asked for, and was asked for too little. At critical it is asked anew; below that its
         # next notice comes when the rest is over, and nothing is so urgent that it could not wait for it.
-        again_us = told.last_us[told.level] + turn.settings.rest_us
+        again_us = told.last_us[told.level] + settings.rest_us
         return max(deadline_us, again_us)
     return deadline_us
 
@@ -152,10 +178,10 @@ def take_scan(turn: Turn, event: ProcessesScanned) -> None:
     if domain is None or domain.judgement is None:
         return
     judgement = domain.judgement
-    if not may_kill_now(turn.settings, domain, judgement):
+    if not may_kill_now(turn.state, domain, judgement):
         return
     # A scan may come late, asked for before the last victim ended: then the next reading speaks first.
-    settled_us = domain.relieved_us + turn.settings.settle_us
+    settled_us = domain.relieved_us + turn.settings.of(domain.domain).settle_us
     if turn.now_us < settled_us or domain.reading_us < domain.relieved_us:
         return
     ranked = rank_candidates(turn, domain, event.processes, judgement.level)
@@ -166,7 +192,8 @@ def take_scan(turn: Turn, event: ProcessesScanned) -> None:
         turn.keep(replace(domain, scan_after_us=choice.wait_until_us))
     elif turn.settings.dry_run:
         _record_kill(turn, domain, judgement, choice.candidate, ranked, "would_kill")
-        turn.keep(replace(domain, relieved_us=turn.now_us + turn.settings.rest_us))
+        rest_us = turn.settings.of(domain.domain).rest_us
+        turn.keep(replace(domain, relieved_us=turn.now_us + rest_us))
     else:
         turn.keep(_start_kill(turn, domain, judgement, choice.candidate, ranked))
 
@@ -179,9 +206,11 @@ def _start_kill(
     ranked: Sequence[Candidate],
 ) -> DomainState:
     victim, now_us = candidate.victim, turn.now_us
-    exit_us = turn.settings.classes[victim.app_class].time_to_exit_us
+    exit_us = victim.time_to_exit_us
+    if exit_us is None:
+        exit_us = turn.settings.classes[victim.app_class].time_to_exit_us
     if judgement.emergency:
-        exit_us = min(exit_us, turn.settings.exit_emergency_us)
+        exit_us = min(exit_us, turn.settings.of(domain.domain).exit_emergency_us)
     number = turn.state.next_kill
     kill = Kill(
         number,
@@ -194,9 +223,9 @@ def _start_kill(
     )
     turn.state = replace(turn.state, next_kill=number + 1)
     _record_kill(turn, domain, judgement, candidate, ranked, "kill")
-    if victim.app is not None:
-        domain = _end_grace(turn, domain, victim.app, judgement)
-        turn.act(WarnKill(victim.app, judgement.reason, exit_us))
+    for app in candidate.apps:
+        domain = _end_grace(turn, domain, app, judgement)
+        turn.act(WarnKill(app, judgement.reason, exit_us))
     turn.act(SendSignal(domain.domain, number, victim, Signal.TERM))
     return replace(domain, in_flight=kill)
 
@@ -260,7 +289,8 @@ def take_exit(turn: Turn, event: VictimExited) -> None:
 def measure_relief(turn: Turn, domain: DomainState) -> DomainState:
     """Keep what memory came back, at the first reading after a kill has settled."""
     kill = domain.ended
-    if kill is None or turn.now_us < domain.relieved_us + turn.settings.settle_us:
+    settle_us = turn.settings.of(domain.domain).settle_us
+    if kill is None or turn.now_us < domain.relieved_us + settle_us:
         return domain
     turn.record(
         domain,
@@ -329,8 +359,11 @@ def _record_kill(
             "name": victim.name,
             "class": victim.app_class.word,
             "why_class": victim.why_class,
+            "rule": victim.rule,
             "size_kib": victim.size_kib,
             "unit": victim.unit.value,
+            "cgroup": victim.cgroup,
+            "count": victim.processes,
             "reason": judgement.reason,
             "level": judgement.level.word,
             "harm": judgement.harm,
@@ -354,8 +387,13 @@ def describe_ranked(ranked: Sequence[Candidate]) -> list[Plain]:
             "name": candidate.victim.name,
             "class": candidate.victim.app_class.word,
             "why_class": candidate.victim.why_class,
+            "unit": candidate.victim.unit.value,
+            "count": candidate.victim.processes,
             "size_kib": candidate.victim.size_kib,
             "trust": candidate.trust,
+            "bias": candidate.bias,
+            "mark": candidate.mark.name.lower(),
+            "unruled_first": candidate.unruled_first,
             "spared": candidate.spared,
         }
         for candidate in ordered[:RECORDED_CANDIDATES]

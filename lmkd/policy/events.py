@@ -47,6 +47,14 @@ class AppUpdated:
 
 
 @dataclass(frozen=True, slots=True)
+class AppRuled:
+    """What the rules give a program, beside its class, is this from now on."""
+
+    app: int
+    grace_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class AppGone:
     """A program unregistered or its connection ended."""
 
@@ -109,6 +117,15 @@ class SimulationAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelRelayed:
+    """Another daemon, which sees more of the machine, says what level a domain is at. None: it is gone."""
+
+    domain: str
+    level: Level | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsChanged:
     """A new policy was loaded."""
 
@@ -121,6 +138,7 @@ Event = (
     | DomainClosed
     | AppRegistered
     | AppUpdated
+    | AppRuled
     | AppGone
     | AppsMeasured
     | AckReceived
@@ -128,5 +146,6 @@ Event = (
     | VictimExited
     | SignalFailed
     | SimulationAsked
+    | LevelRelayed
     | SettingsChanged
 )

@@ -15,7 +15,7 @@ from typing import Any
 from lmkd.model import Level, Reading
 from lmkd.policy import events
 from lmkd.policy.actions import Action, Broadcast, ReleaseVictim
-from lmkd.policy.detect import judge
+from lmkd.policy.detect import Relayed, judge, relay
 from lmkd.policy.escalate import (
     advance_kill,
     consider_kill,
@@ -56,7 +56,7 @@ def step(state: State, event: events.Event, now_us: int) -> tuple[State, tuple[A
 def next_wake_us(state: State, domain: str) -> int:
     """Return when a domain is to be read again at the latest, if no event comes first."""
     held = state.domains[domain]
-    settings = state.settings
+    settings = state.settings.of(domain)
     now_us = held.reading_us
     wakes = [now_us + _read_interval_us(held, settings)]
     if held.tell_due_us is not None:
@@ -64,7 +64,7 @@ def next_wake_us(state: State, domain: str) -> int:
     if held.in_flight is not None and held.in_flight.sigkill_sent_us is None:
         wakes.append(held.in_flight.sigkill_us)
     judgement = held.judgement
-    if judgement is not None and may_kill_now(settings, held, judgement):
+    if judgement is not None and may_kill_now(state, held, judgement):
         wakes.append(max(held.scan_after_us, held.relieved_us + settings.settle_us))
     wakes.extend(simulation.until_us for simulation in state.simulations.values())
     return max(min(wakes), now_us + settings.read_emergency_us)
@@ -97,7 +97,10 @@ def _take_reading(turn: Turn, event: events.ReadingTaken) -> None:
         domain = turn.state.domains[reading.domain]
     window = push(domain.window, reading)
     held = domain.held if len(window) > 1 else {}
-    judgement = judge(window, turn.settings, held, domain.relieved_us)
+    settings = turn.settings.of(reading.domain)
+    judgement = judge(window, settings, held, domain.relieved_us)
+    if domain.relayed is not None:
+        judgement = relay(window, settings, domain.relayed)
     domain = replace(
         domain,
         window=window,
@@ -128,7 +131,7 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
     else:
         if asked >= domain.calm_most:
             domain = replace(domain, calm_most=asked, calm_reason=judgement.reason)
-        if turn.now_us - since_us >= turn.settings.calm_hold_us:
+        if turn.now_us - since_us >= turn.settings.of(domain.domain).calm_hold_us:
             level, reason = domain.calm_most, domain.calm_reason
             domain = replace(domain, calm_since_us=None)
     if level == before:
@@ -232,6 +235,20 @@ def _forget(turn: Turn, event: events.AppGone) -> None:
     )
 
 
+def _rule_app(turn: Turn, event: events.AppRuled) -> None:
+    app = turn.state.apps.get(event.app)
+    if app is not None:
+        app = replace(app, grace_us=event.grace_us)
+        turn.state = replace(turn.state, apps={**turn.state.apps, app.app: app})
+
+
+def _relay_level(turn: Turn, event: events.LevelRelayed) -> None:
+    domain = turn.state.domains.get(event.domain)
+    if domain is not None:
+        relayed = None if event.level is None else Relayed(event.level, event.reason)
+        turn.keep(replace(domain, relayed=relayed))
+
+
 def _change_settings(turn: Turn, event: events.SettingsChanged) -> None:
     turn.state = replace(turn.state, settings=event.settings)
 
@@ -242,7 +259,9 @@ _STEPS: dict[type, Callable[[Turn, Any], None]] = {
     events.DomainClosed: _close_domain,
     events.AppRegistered: _register,
     events.AppUpdated: _update,
+    events.AppRuled: _rule_app,
     events.AppGone: _forget,
+    events.LevelRelayed: _relay_level,
     events.AppsMeasured: take_measures,
     events.AckReceived: take_ack,
     events.ProcessesScanned: take_scan,

@@ -87,8 +87,8 @@ def _settle(turn: Turn, domain: DomainState, told: Told, event: AckReceived) -> 
     verdict = 0
     if event.answer is Answer.WORKING:
         if not told.extended and turn.now_us < told.deadline_us and not told.emergency:
-            grace_us = turn.settings.classes[app.app_class].grace_us
-            told = told._replace(extended=True, deadline_us=told.deadline_us + grace_us)
+            deadline_us = told.deadline_us + turn.settings.grace_us(app)
+            told = told._replace(extended=True, deadline_us=deadline_us)
     elif event.answer is Answer.DONE and not told.settled:
         verdict = _kept_word(told, event)
         told = told._replace(settled=True, kept=verdict > 0)
@@ -98,7 +98,7 @@ def _settle(turn: Turn, domain: DomainState, told: Told, event: AckReceived) -> 
     due_us = domain.tell_due_us
     if is_renewable(told):
         # If the need still stands then, it is asked again.
-        again_us = told.last_us[told.level] + turn.settings.rest_us
+        again_us = told.last_us[told.level] + turn.settings.of(domain.domain).rest_us
         due_us = again_us if due_us is None else min(due_us, again_us)
     # A wait for this promise may be over: look again at the next reading.
     turn.keep(

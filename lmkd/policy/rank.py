@@ -1,141 +1,256 @@
 """Rank: who would die, in which order, and why the others would not.
 
-The order is total and depends on nothing but its arguments: class first, then whether the word was kept, then the
-larger one, then the pid. The same function serves a kill and the explanation of one.
+The order is total and depends on nothing but its arguments: class first; in strict mode whoever no rule speaks for,
+before the rest of its class; then others' marks, the rule's bias, whether the word was kept, then the larger one, then
+the pid. The same function serves a kill and the explanation of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import heapq
+from collections.abc import Collection, Sequence
+from itertools import repeat
+from typing import NamedTuple
 
-from lmkd.model import App, AppClass, Level, Process, Unit, Victim, is_within
-from lmkd.policy.classify import classify, never_kill_reason
+from lmkd.model import (
+    SYSTEM_DOMAIN,
+    AppClass,
+    Level,
+    Mark,
+    Process,
+    Unit,
+    Victim,
+    is_within,
+)
+from lmkd.policy.classify import classify, classify_all
+from lmkd.policy.groups import Group, Placed, find_groups
 from lmkd.policy.listen import present_trust
+from lmkd.policy.settings import Settings
 from lmkd.policy.state import DomainState
 from lmkd.policy.turn import Turn
 
+SMALL_KEPT = 40
+"""Of those too small to be worth a kill, the largest; a record holds twelve candidates, and nobody reads the rest."""
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+
+class Candidate(NamedTuple):
     """One unit that could die, with all that its place depends on."""
 
     victim: Victim
     trust: int
     spared: str | None
     """Why it is not for killing now, whatever its place; None: it is."""
+    unruled_first: bool = False
+    """Whether strict mode puts it before its class: no rule speaks for it."""
+    mark: Mark = Mark.NONE
+    bias: int = 0
+    apps: tuple[int, ...] = ()
+    """The registered programs among those that would die."""
+    members: tuple[int, ...] = ()
+    """The pids of a unit of several processes."""
 
     @property
-    def order(self) -> tuple[int, int, int, int]:
+    def order(self) -> tuple[int, bool, int, int, int, int, int]:
         victim = self.victim
-        return (victim.app_class, self.trust, -victim.size_kib, victim.pid)
+        return (
+            victim.app_class,
+            not self.unruled_first,
+            self.mark,
+            -self.bias,
+            self.trust,
+            -victim.size_kib,
+            victim.pid,
+        )
 
 
 def rank_candidates(
-    turn: Turn, domain: DomainState, processes: Sequence[Process], level: Level
+    turn: Turn,
+    domain: DomainState,
+    processes: Sequence[Process],
+    level: Level,
+    keep: Collection[int] = (),
 ) -> list[Candidate]:
-    """Return every unit of the scan in the order in which it would die at this level, those spared included."""
-    apps = {(app.pid, app.start_ticks): app for app in turn.state.apps_in(domain.domain)}
-    inside = [process for process in processes if is_within(process.cgroup, domain.domain)]
-    units, taken = _cgroup_units(turn, domain, inside, apps)
-    for process in inside:
-        if process.pid not in taken:
-            units.append(_process_unit(turn, domain, process, apps))
-    total_kib = domain.window[-1].total_kib if domain.window else 0
-    candidates = [
-        Candidate(victim, trust, spared or _spare_reason(turn, domain, victim, total_kib, level))
-        for victim, trust, spared in units
-    ]
+    """Return the units of the scan in the order in which they would die at this level, those spared included.
+
+    Of those too small to be worth it only the largest are returned, and those with a pid in `keep`.
+    """
+    ranking = _Ranking(turn, domain, level)
+    inside = ranking.inside(processes)
+    candidates: list[Candidate] = []
+    if not ranking.has_groups:
+        # Who is too small for every rule is classed only where somebody will read it: that is most of a machine.
+        placed = ranking.place(_worth_reading(inside, ranking.least_of_all_kib, keep))
+    else:
+        everybody = ranking.place(inside)
+        groups, taken = find_groups(everybody, domain.domain, ranking.is_worth)
+        candidates = [ranking.judge_group(group) for group in groups]
+        left = {one.process.pid: one for one in everybody if one.process.pid not in taken}
+        free = [one.process for one in left.values()]
+        read = _worth_reading(free, ranking.least_of_all_kib, keep)
+        placed = [left[process.pid] for process in read]
+    candidates.extend(ranking.judge(one) for one in placed)
     candidates.sort(key=lambda candidate: candidate.order)
     return candidates
 
 
-Ranked = tuple[Victim, int, str | None]
+def _worth_reading(
+    processes: Sequence[Process], least_kib: int, keep: Collection[int]
+) -> list[Process]:
+    """Return the processes of at least that size, those to be kept, and the largest of the others."""
+    sized = [(-process.anon_kib - process.swap_kib, process.pid, process) for process in processes]
+    small = [one for one in sized if -one[0] < least_kib and one[1] not in keep]
+    large = [one for one in sized if -one[0] >= least_kib or one[1] in keep]
+    return [process for _, _, process in (*large, *heapq.nsmallest(SMALL_KEPT, small))]
 
 
-def _process_unit(
-    turn: Turn, domain: DomainState, process: Process, apps: dict[tuple[int, int], App]
-) -> Ranked:
-    app = apps.get((process.pid, process.start_ticks))
-    never = never_kill_reason(process, turn.state.own_pid)
-    if app is None:
-        classed = classify(process, turn.state.own_pid)
-        app_class, why, name, trust = classed.app_class, classed.why, process.comm, 0
-    else:
-        app_class, why, name = app.app_class, "registered", app.name
-        trust = present_trust(turn, domain, app)
-    # What the daemon itself projected (system: -900) is not somebody else's mark; the rest of the set holds
-    # for registered programs as well.
-    victim = Victim(
-        process.pid,
-        process.start_ticks,
-        name,
-        app_class,
-        why,
-        process.size_kib,
-        Unit.PROCESS,
-        process.cgroup,
-        app.app if app is not None else None,
-    )
-    return victim, trust, f"never killed: {never}" if never is not None else None
+class _Ranking:
+    """What is the same for all candidates of one ranking, looked up once."""
 
+    def __init__(self, turn: Turn, domain: DomainState, level: Level) -> None:
+        self._turn = turn
+        self._domain = domain
+        self._level = level
+        self._settings: Settings = turn.settings.of(domain.domain)
+        self._apps = {(app.pid, app.start_ticks): app for app in turn.state.apps_in(domain.domain)}
+        total_kib = domain.window[-1].total_kib if domain.window else 0
+        self._least_kib = self._settings.min_victim_kib(total_kib)
 
-def _cgroup_units(
-    turn: Turn,
-    domain: DomainState,
-    processes: Sequence[Process],
-    apps: dict[tuple[int, int], App],
-) -> tuple[list[Ranked], set[int]]:
-    """Return the units that die as a whole cgroup, and the pids that are thereby spoken for.
-
-    A group that holds a process that is never killed, another app, or the domain's own root, is not such a unit:
-    its app then stands for its own process alone.
-    """
-    units: list[Ranked] = []
-    taken: set[int] = set()
-    by_pid = {process.pid: process for process in processes}
-    for (pid, start_ticks), app in apps.items():
-        leader = by_pid.get(pid)
-        if app.unit is not Unit.CGROUP or leader is None or leader.start_ticks != start_ticks:
-            continue
-        path = leader.cgroup
-        members = [process for process in processes if is_within(process.cgroup, path)]
-        mixed = any(
-            never_kill_reason(member, turn.state.own_pid) is not None
-            or ((member.pid, member.start_ticks) in apps and member is not leader)
-            for member in members
+    @property
+    def has_groups(self) -> bool:
+        return self._turn.settings.rules.has_groups or any(
+            app.unit is not Unit.PROCESS for app in self._apps.values()
         )
-        if path == "/" or mixed:
-            continue
-        victim = Victim(
-            pid,
-            start_ticks,
-            app.name,
-            app.app_class,
-            "registered",
-            sum(member.size_kib for member in members),
-            Unit.CGROUP,
-            path,
-            app.app,
+
+    @property
+    def least_of_all_kib(self) -> int:
+        """The size below which no rule finds a kill worth making."""
+        return self._turn.settings.rules.least_kib(self._least_kib)
+
+    def inside(self, processes: Sequence[Process]) -> Sequence[Process]:
+        """Return those inside the domain."""
+        name = self._domain.domain
+        if name == SYSTEM_DOMAIN:
+            return processes
+        return [process for process in processes if is_within(process.cgroup, name)]
+
+    def place(self, processes: Sequence[Process]) -> list[Placed]:
+        """Return processes, each with its app and its class."""
+        # The rules are the same in every domain.
+        settings, own_pid, apps = self._turn.settings, self._turn.state.own_pid, self._apps
+        if not apps:
+            classes = classify_all(processes, settings, own_pid)
+            return [Placed(*one) for one in zip(processes, repeat(None), classes, strict=False)]
+        placed = []
+        for process in processes:
+            app = apps.get((process.pid, process.start_ticks))
+            classed = classify(process, settings, own_pid, registered=app is not None)
+            placed.append(Placed(process, app, classed))
+        return placed
+
+    def is_worth(self, size_kib: int, one: Placed) -> bool:
+        """Whether so much is worth a kill, for whom the rule of this process speaks."""
+        return size_kib >= self._least_of(one)
+
+    def _least_of(self, one: Placed) -> int:
+        rule = one.classed.rule
+        least_kib = None if rule is None else rule.verdict.least_kib
+        return self._least_kib if least_kib is None else least_kib
+
+    def judge(self, one: Placed) -> Candidate:
+        """Return a process as a candidate."""
+        never = one.classed.never
+        victim = self._victim(one, self._class_of(one), one.process.size_kib, Unit.PROCESS)
+        spared = f"never killed: {never}" if never is not None else None
+        return self._candidate(one, victim, spared, (one,))
+
+    def judge_group(self, group: Group) -> Candidate:
+        """Return a unit of several processes as a candidate. Its class is the highest in it, its mark the strongest."""
+        app_class = max(self._class_of(one) for one in group.members if not one.is_never)
+        size_kib = sum(one.process.size_kib for one in group.members)
+        victim = self._victim(group.leader, app_class, size_kib, group.unit)
+        victim = victim._replace(cgroup=group.path, processes=len(group.members))
+        members = tuple(one.process.pid for one in group.members)
+        candidate = self._candidate(group.leader, victim, group.spared, group.members)
+        return candidate._replace(members=members)
+
+    def _class_of(self, one: Placed) -> AppClass:
+        return one.classed.app_class if one.app is None else one.app.app_class
+
+    def _victim(self, one: Placed, app_class: AppClass, size_kib: int, unit: Unit) -> Victim:
+        process, app, classed = one
+        rule = classed.rule
+        return Victim(
+            process.pid,
+            process.start_ticks,
+            process.comm if app is None else app.name,
+            app_class,
+            classed.why if app is None else "registered",
+            size_kib,
+            unit,
+            process.cgroup,
+            None if app is None else app.app,
+            "" if rule is None else rule.name,
+            None if rule is None else rule.verdict.time_to_exit_us,
         )
-        units.append((victim, present_trust(turn, domain, app), None))
-        taken.update(member.pid for member in members)
-    return units, taken
+
+    def _candidate(
+        self, one: Placed, victim: Victim, spared: str | None, members: Sequence[Placed]
+    ) -> Candidate:
+        rule, app = one.classed.rule, one.app
+        mark = max(each.process.mark for each in members)
+        if spared is None:
+            spared = self._spare_reason(victim, mark, self._least_of(one))
+        apps = tuple(each.app.app for each in members if each.app is not None)
+        return Candidate(
+            victim,
+            0 if app is None else present_trust(self._turn, self._domain, app),
+            spared,
+            self._turn.settings.strict and rule is None and not apps,
+            mark,
+            0 if rule is None else rule.verdict.bias,
+            apps,
+        )
+
+    def _spare_reason(self, victim: Victim, mark: Mark, least_kib: int) -> str | None:
+        settings, app_class = self._settings, victim.app_class
+        killed_at = settings.classes[app_class].killed_at
+        if app_class is AppClass.SYSTEM or killed_at is None:
+            return "its class is never killed"
+        if app_class not in settings.killable:
+            return "nothing of its class may die in this domain"
+        if mark is Mark.OMIT:
+            return "its cgroup is marked user.oomd_omit"
+        if (victim.pid, victim.start_ticks) in self._domain.spared:
+            return "it could not be killed before"
+        if victim.size_kib < least_kib:
+            return f"not worth killing: {victim.size_kib} KiB, the least is {least_kib} KiB"
+        if self._level < killed_at:
+            return f"its class may be killed at {killed_at.word} only"
+        return None
 
 
-def _spare_reason(
-    turn: Turn, domain: DomainState, victim: Victim, total_kib: int, level: Level
-) -> str | None:
-    settings = turn.settings
-    killed_at = settings.classes[victim.app_class].killed_at
-    if victim.app_class is AppClass.SYSTEM or killed_at is None:
-        return "its class is never killed"
-    identity = (victim.pid, victim.start_ticks)
-    if identity in domain.spared:
-        return "it could not be killed before"
-    least_kib = settings.min_victim_kib(total_kib)
-    if victim.size_kib < least_kib:
-        return f"not worth killing: {victim.size_kib} KiB, the least is {least_kib} KiB"
-    if level < killed_at:
-        return f"its class may be killed at {killed_at.word} only"
-    return None
+class Standing(NamedTuple):
+    """Where one process stands at one level."""
+
+    rank: int | None
+    """1 for the first to go; None: it is not for killing at this level."""
+    of: int
+    """How many are for killing."""
+    spared: str | None
+    before: tuple[Victim, ...]
+    """Who would have to die before it, first to go first."""
+
+
+def stand_at(
+    turn: Turn, domain: DomainState, processes: Sequence[Process], level: Level, pid: int
+) -> Standing | None:
+    """Return where a process, or the unit that it is part of, stands; None when it was not among those scanned."""
+    ranked = rank_candidates(turn, domain, processes, level, keep=(pid,))
+    own = next((one for one in ranked if pid == one.victim.pid or pid in one.members), None)
+    if own is None:
+        return None
+    worth = [one for one in ranked if one.spared is None]
+    if own.spared is not None:
+        return Standing(None, len(worth), own.spared, ())
+    place = worth.index(own)
+    return Standing(place + 1, len(worth), None, tuple(one.victim for one in worth[:place]))

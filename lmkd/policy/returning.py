@@ -63,7 +63,7 @@ def _standing(turn: Turn, domain: DomainState, told: Told) -> Told:
     Whoever registers is told at once (SPEC L-4). Where the level has changed and its word would still have to rest,
     it is given all the same, but asks for nothing and comes with the old deadline.
     """
-    rested = turn.now_us >= told.last_us[domain.level] + turn.settings.rest_us
+    rested = turn.now_us >= told.last_us[domain.level] + turn.settings.of(domain.domain).rest_us
     if told.level is domain.level or rested:
         return told
     number = turn.state.next_notice

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from lmkd.model import SYSTEM_DOMAIN, AppClass, Level
+from lmkd.cgroup_paths import glob_matches
+from lmkd.model import SYSTEM_DOMAIN, App, AppClass, Level
+from lmkd.policy.rules import RuleSet
 
 PERMYRIAD = 10_000
+DOMAINS_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,16 @@ class ClassSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DomainPolicy:
+    """The settings of the cgroups that a glob names."""
+
+    pattern: str
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """One whole policy."""
+    """One whole policy: the system's, and inside it that of each domain with what differs there."""
 
     classes: Mapping[AppClass, ClassSettings]
     stall: Mapping[Level, StallStep]
@@ -83,11 +94,44 @@ class Settings:
     read_emergency_us: int
     claim_ceiling: AppClass
     """The highest class that a program may claim for itself when it is not the controller."""
-    domains: tuple[str, ...] = (SYSTEM_DOMAIN,)
-    """What is watched."""
-    killing_domains: frozenset[str] = frozenset({SYSTEM_DOMAIN})
-    """Those in which something may die; in the others programs are only told."""
+    killable: frozenset[AppClass] = frozenset(AppClass) - {AppClass.SYSTEM}
+    """The classes of which something may die in this domain; none: programs are only told."""
+    rules: RuleSet = field(default_factory=RuleSet)
+    unruled: AppClass = AppClass.SERVICE
+    """The class of what no rule speaks for."""
+    strict: bool = False
+    """Whether what no rule speaks for is the first to go."""
+    own_uid: int | None = None
+    """The only user whose processes may be signalled, for a session; None: any."""
+    domains: tuple[DomainPolicy, ...] = ()
+    """What is watched beside the system; the first whose pattern names a cgroup is its policy.
+
+    Their thresholds and what may die there are their own; rules, classes and what follows from them are those here.
+    """
     dry_run: bool = False
+    _of: dict[str, Settings] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """A cache of `of`."""
+
+    def grace_us(self, app: App) -> int:
+        """Return the time that an app has from a notice on."""
+        return self.classes[app.app_class].grace_us if app.grace_us is None else app.grace_us
+
+    def of(self, domain: str) -> Settings:
+        """Return the settings of one domain. Where no entry names it, programs are told, and none die."""
+        if domain == SYSTEM_DOMAIN:
+            return self
+        found = self._of.get(domain)
+        if found is None:
+            if len(self._of) >= DOMAINS_REMEMBERED:
+                self._of.clear()
+            found = self._of[domain] = self._find(domain)
+        return found
+
+    def _find(self, domain: str) -> Settings:
+        for entry in self.domains:
+            if glob_matches(entry.pattern, domain):
+                return entry.settings
+        return replace(self, killable=frozenset(), domains=())
 
     def min_victim_kib(self, total_kib: int) -> int:
         """The least that a kill must free to be worth making."""

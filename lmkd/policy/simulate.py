@@ -26,7 +26,7 @@ def start_simulation(turn: Turn, event: SimulationAsked) -> None:
         if app is None:
             continue
         pressed = event.level > Level.NORMAL
-        grace_us = turn.settings.classes[app.app_class].grace_us if pressed else 0
+        grace_us = turn.settings.grace_us(app) if pressed else 0
         turn.act(
             Notify(
                 number,

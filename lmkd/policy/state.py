@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lmkd.model import SYSTEM_DOMAIN, Answer, App, Level, Victim, is_within
-from lmkd.policy.detect import Judgement
+from lmkd.policy.detect import Judgement, Relayed
 from lmkd.policy.settings import Settings
 from lmkd.policy.window import Window
 
@@ -104,6 +104,8 @@ class DomainState:
     spared: frozenset[Identity] = frozenset()
     """Victims that could not be killed in this episode."""
     alarmed: bool = False
+    relayed: Relayed | None = None
+    """The level as another daemon has it; None: it is judged here."""
 
     @property
     def reading_us(self) -> int:

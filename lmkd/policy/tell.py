@@ -21,7 +21,7 @@ RECORDED_NOTICES = 50
 
 def tell_apps(turn: Turn, domain: DomainState) -> DomainState:
     """Give every app of the domain the notice that is due to it, and return the domain with what was said."""
-    rest_us = turn.settings.rest_us
+    rest_us = turn.settings.of(domain.domain).rest_us
     level, now_us = domain.level, turn.now_us
     due: list[App] = []
     later_us: list[int] = []
@@ -87,6 +87,8 @@ def _send(turn: Turn, domain: DomainState, apps: Sequence[App], due: Sequence[Ap
             trust[number] = bounded_trust(trust.get(number, 0) - 1)
         target_kib = shares.get(number, 0)
         deadline_us = deadlines_us[app.app_class]
+        if app.grace_us is not None and level:
+            deadline_us = now_us + app.grace_us
         if ending and (app.pid, app.start_ticks) in ending:
             # Its end has begun: it hears how things are, and is not promised a time that it does not have.
             target_kib, deadline_us = 0, now_us

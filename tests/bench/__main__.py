@@ -6,7 +6,7 @@ import sys
 
 from tests.bench.rows import Row
 
-BENCHES = ("footprint", "policy_step", "broadcast", "trigger")
+BENCHES = ("footprint", "policy_step", "rules", "broadcast", "trigger")
 
 
 def main() -> int:

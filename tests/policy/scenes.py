@@ -12,9 +12,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from lmkd.config import load_config
-from lmkd.model import SYSTEM_DOMAIN, Answer, App, AppClass, Level, Process, Reading, Unit
+from lmkd.model import (
+    SYSTEM_DOMAIN,
+    Answer,
+    App,
+    AppClass,
+    Level,
+    Mark,
+    Process,
+    Reading,
+    Unit,
+)
 from lmkd.policy import actions, events, heart
-from lmkd.policy.settings import Settings
+from lmkd.policy.patterns import Test
+from lmkd.policy.rules import Condition, Rule, RuleSet, Verdict
+from lmkd.policy.settings import DomainPolicy, Settings
 from lmkd.policy.state import DomainState, State
 from lmkd.policy.turn import Turn
 
@@ -106,21 +118,25 @@ def process(
     start_ticks: int = 1,
     swap_mib: int = 0,
     kernel_thread: bool = False,
+    ppid: int = 1,
+    uid: int = 1000,
+    mark: Mark = Mark.NONE,
 ) -> Process:
     """Return a process as a scan sees it."""
     return Process(
         pid=pid,
         start_ticks=start_ticks,
-        ppid=1,
+        ppid=ppid,
         comm=comm,
         exe=exe,
-        uid=1000,
+        uid=uid,
         cgroup=cgroup,
         oom_score_adj=adj,
         anon_kib=(size_mib - swap_mib) * MIB,
         swap_kib=swap_mib * MIB,
         state="S",
         kernel_thread=kernel_thread,
+        mark=mark,
     )
 
 
@@ -147,7 +163,7 @@ class Scene:
         domains: tuple[str, ...] = (SYSTEM_DOMAIN,),
     ) -> None:
         if settings is None:
-            settings = with_settings(domains=domains, killing_domains=frozenset(domains))
+            settings = with_settings(domains=policies(*domains))
         self.state: State = heart.start(settings, OWN_PID)
         for domain in domains:
             self.take(events.DomainOpened(domain), 0)
@@ -200,6 +216,22 @@ class Scene:
     def turn(self, at_ms: int) -> Turn:
         """Return a turn at a moment, to call a part of the policy by itself."""
         return Turn(self.state, at_ms * MS)
+
+
+def rule(name: str, app_class: AppClass, *conditions: tuple[str, Test], **verdict: object) -> Rule:
+    """Return a rule of an administrator's, with (subject, test) pairs for its conditions."""
+    asked = tuple(Condition(subject, test) for subject, test in conditions)
+    return Rule(name, "test.toml:1", asked, Verdict(app_class, **verdict))  # type: ignore[arg-type]
+
+
+def ruled(*rules: Rule, **changes: object) -> Settings:
+    """Return the pinned settings with these rules before the shipped ones."""
+    return with_settings(rules=RuleSet((*rules, *SETTINGS.rules.rules)), **changes)
+
+
+def policies(*domains: str) -> tuple[DomainPolicy, ...]:
+    """Return entries for these domains, with the settings of the system."""
+    return tuple(DomainPolicy(name, SETTINGS) for name in domains if name != SYSTEM_DOMAIN)
 
 
 def with_settings(**changes: object) -> Settings:

@@ -65,7 +65,7 @@ def test_where_a_cgroup_may_die_every_process_is_scanned() -> None:
 
 
 def test_a_domain_in_which_nothing_may_die_is_only_told() -> None:
-    scene = Scene(settings=with_settings(killing_domains=frozenset()))
+    scene = Scene(settings=with_settings(killable=frozenset()))
     assert scans(scene.read(0, 10)) == 0
     assert signals(scene.scan(0, LEAK)) == []
 
@@ -455,9 +455,14 @@ def test_the_record_of_a_kill_says_all_that_it_followed_from() -> None:
         "pid": 10,
         "name": "leak",
         "class": "background",
-        "why_class": "oom_score_adj 700",
+        "why_class": "oom_score_adj from 600 to 799",
+        "unit": "process",
+        "count": 1,
         "size_kib": 300 * MIB,
         "trust": 0,
+        "bias": 0,
+        "mark": "none",
+        "unruled_first": False,
         "spared": None,
     }
     assert isinstance(ranked[1], dict)
@@ -468,9 +473,12 @@ def test_the_record_of_a_kill_says_all_that_it_followed_from() -> None:
         "app": None,
         "name": "leak",
         "class": "background",
-        "why_class": "oom_score_adj 700",
+        "why_class": "oom_score_adj from 600 to 799",
+        "rule": "oom_score_adj from 600 to 799",
         "size_kib": 300 * MIB,
         "unit": "process",
+        "cgroup": "/",
+        "count": 1,
         "reason": "40.0 MiB of 1000.0 MiB available",
         "level": "critical",
         "harm": False,

@@ -211,9 +211,9 @@ def test_an_app_that_goes_while_it_is_being_ended_is_reported_all_the_same() -> 
 def test_new_settings_hold_from_the_next_reading() -> None:
     scene = Scene()
     scene.read(0, 40)
-    scene.take(events.SettingsChanged(with_settings(killing_domains=frozenset())), 10)
+    scene.take(events.SettingsChanged(with_settings(killable=frozenset())), 10)
     assert only(SendSignal, scene.scan(20, process(10))) == []
-    assert scene.state.settings.killing_domains == frozenset()
+    assert scene.state.settings.killable == frozenset()
 
 
 def test_a_step_leaves_the_state_it_was_given_as_it_was() -> None:
@@ -251,7 +251,7 @@ def test_before_the_first_reading_there_is_no_time_to_lose() -> None:
     ],
 )
 def test_the_less_is_left_the_sooner_it_is_read_again(available_mib: int, after_ms: int) -> None:
-    scene = Scene(settings=with_settings(killing_domains=frozenset()))
+    scene = Scene(settings=with_settings(killable=frozenset()))
     scene.read(0, available_mib)
     assert wake_after_ms(scene) == after_ms
 
@@ -307,12 +307,12 @@ def test_it_wakes_when_a_kill_has_settled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("available_mib", "killing"), [(40, frozenset[str]()), (110, frozenset({SYSTEM_DOMAIN}))]
+    ("available_mib", "killable"), [(40, frozenset[AppClass]()), (110, SETTINGS.killable)]
 )
 def test_where_nothing_may_die_it_does_not_hurry(
-    available_mib: int, killing: frozenset[str]
+    available_mib: int, killable: frozenset[AppClass]
 ) -> None:
-    settings = with_settings(killing_domains=killing, stall_harm=SETTINGS.stall[Level.LOW])
+    settings = with_settings(killable=killable, stall_harm=SETTINGS.stall[Level.LOW])
     scene = Scene(settings=settings)
     scene.read(0, available_mib, some_ms=0)
     scene.read(1000, available_mib, some_ms=100)

@@ -15,7 +15,7 @@ from lmkd.model import SYSTEM_DOMAIN, Answer, AppClass, Level, Signal, Unit
 from lmkd.policy import events
 from lmkd.policy.actions import SendSignal
 
-from .scenes import BOX, MIB, MS, SECOND, with_settings
+from .scenes import BOX, MIB, MS, SECOND, policies, with_settings
 from .witness import Witness
 from .world import Ends, Manner, Program, World
 
@@ -23,9 +23,7 @@ CLAIMED = st.sampled_from([one for one in AppClass if one is not AppClass.SYSTEM
 # Four seconds on an idle machine; this is not about how long it takes on a busy one.
 pytestmark = pytest.mark.timeout(300)
 
-SETTINGS = with_settings(
-    domains=(SYSTEM_DOMAIN, BOX), killing_domains=frozenset({SYSTEM_DOMAIN, BOX})
-)
+SETTINGS = with_settings(domains=policies(BOX))
 index = st.integers(0, 1000)
 
 

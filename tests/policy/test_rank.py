@@ -93,10 +93,18 @@ def test_an_app_is_known_by_pid_and_start_and_ranks_by_its_registered_class() ->
         (process(10, adj=900), Level.LOW, "its class may be killed at medium only"),
         (process(10), Level.MEDIUM, "its class may be killed at critical only"),
         (process(10), Level.CRITICAL, None),
-        (process(10, adj=-900), Level.CRITICAL, "never killed: oom_score_adj -900"),
+        (
+            process(10, adj=-900),
+            Level.CRITICAL,
+            "never killed: somebody protected it: oom_score_adj of -900 or less",
+        ),
         (process(1), Level.CRITICAL, "never killed: init"),
         (process(OWN_PID), Level.CRITICAL, "never killed: this daemon"),
-        (process(10, exe="/usr/bin/sway"), Level.CRITICAL, "never killed: sway: a session"),
+        (
+            process(10, exe="/usr/bin/sway"),
+            Level.CRITICAL,
+            "never killed: a compositor or display server",
+        ),
         (process(10, kernel_thread=True), Level.CRITICAL, "never killed: kernel thread"),
     ],
 )
@@ -121,7 +129,7 @@ def test_registering_lifts_nobody_out_of_the_never_kill_set() -> None:
     scene = pressed(app(1, CACHED))
     (candidate,) = ranked(scene, process(1001, exe="/usr/sbin/sshd"))
     assert candidate.spared is not None
-    assert candidate.spared.startswith("never killed: sshd")
+    assert candidate.spared.startswith("never killed: the way into the machine")
 
 
 def test_nothing_outside_the_subtree_is_ranked() -> None:

@@ -346,7 +346,11 @@ class Witness:
 
     def _class_of(self, process: Process) -> AppClass:
         app = self._app_of(process.pid, process.start_ticks)
-        return app.app_class if app is not None else classify(process, OWN_PID).app_class
+        return (
+            app.app_class
+            if app is not None
+            else classify(process, self.settings, OWN_PID).app_class
+        )
 
     def _is_exempt(self, process: Process) -> bool:
         system = self._class_of(process) is AppClass.SYSTEM
