@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from lmkd.config import Config
+from lmkd.config.schema import KILLABLE
 from lmkd.kernel.machine import Machine
 from lmkd.model import SYSTEM_DOMAIN, AppClass, Level, Reading
 from lmkd.policy import heart
 from lmkd.policy.detect import mib, percent
+from lmkd.policy.escalate import least_scanned_kib
 from lmkd.policy.events import DomainOpened, ReadingTaken
 from lmkd.policy.rank import rank_candidates
+from lmkd.policy.settings import Settings
 from lmkd.policy.turn import Turn
 
+_PROJECTED = {
+    "all": "written for every process, from its class",
+    "registered": "written for programs that register, from their class",
+    "none": "left alone",
+}
 SHOWN_CANDIDATES = 5
 SPARED_SHOWN = 3
 
@@ -27,19 +36,50 @@ def print_check(config: Config) -> None:
     print("missing here:  " + ("nothing" if not missing else ""))
     for line in missing:
         print(f"  - {line}")
-    for name in config.settings.domains:
-        _print_domain(config, machine, name)
+    _print_policy(config)
+    for warning in config.warnings:
+        print(f"warning: {warning}")
+    _print_domain(config, machine, SYSTEM_DOMAIN)
+    for pattern, names in _find_domains(config, machine):
+        for name in names:
+            _print_domain(config, machine, name)
+        if not names:
+            print(f"\ndomain {pattern}: no such cgroup now; watched as soon as there is one")
     _print_classes(config)
     _print_candidates(config, machine)
 
 
+def _print_policy(config: Config) -> None:
+    settings = config.settings
+    shipped = sum(rule.shipped for rule in settings.rules.rules)
+    unruled = "the first to go" if settings.strict else settings.unruled.word
+    print(
+        f"rules:         {len(settings.rules.rules) - shipped}, and {shipped} shipped ones after them"
+    )
+    print(f"unruled:       what no rule speaks for is {unruled}")
+    print(f"oom_score_adj: {_PROJECTED[config.project]}")
+
+
+def _find_domains(config: Config, machine: Machine) -> Iterator[tuple[str, list[str]]]:
+    """Yield each domain's glob with the cgroups that it names now, and that no earlier one does."""
+    seen: set[str] = set()
+    for entry in config.settings.domains:
+        watch = machine.watch_cgroups((entry.pattern,))
+        try:
+            names = sorted(watch.paths() - seen)
+        finally:
+            watch.close()
+        seen.update(names)
+        yield entry.pattern, names
+
+
 def _print_domain(config: Config, machine: Machine, name: str) -> None:
     reading = _read(machine, name)
-    kills = "may kill" if name in config.settings.killing_domains else "only tells"
+    settings = config.settings.of(name)
+    kills = _may_die_words(settings)
     if reading is None:
-        print(f"\ndomain {name} ({kills}): not there now; it is looked for once a second")
+        print(f"\ndomain {name} ({kills}): its memory cannot be read now")
         return
-    settings = config.settings
     print(
         f"\ndomain {name} ({kills}): {mib(reading.available_kib)} of {mib(reading.total_kib)} available"
     )
@@ -49,7 +89,7 @@ def _print_domain(config: Config, machine: Machine, name: str) -> None:
         print(
             f"  {level.word:<10} {mib(settings.floor[level].enter.of(reading.total_kib)):>15}"
             f"   {percent(stall.some_permyriad):>8} / {percent(stall.full_permyriad):<8}"
-            f"   {percent(settings.swap[level]):>15}   {_may_die_at(config, level)}"
+            f"   {percent(settings.swap[level]):>15}   {_told_words(settings, level)}"
         )
     least_kib = settings.min_victim_kib(reading.total_kib)
     print(
@@ -67,11 +107,18 @@ def _read(machine: Machine, name: str) -> Reading | None:
         domain.close()
 
 
-def _may_die_at(config: Config, level: Level) -> str:
+def _may_die_words(settings: Settings) -> str:
+    if settings.killable == KILLABLE:
+        return "may kill"
+    words = [app_class.word for app_class in sorted(settings.killable)]
+    return f"may kill {', '.join(words)}" if words else "only tells"
+
+
+def _told_words(settings: Settings, level: Level) -> str:
     words = [
         app_class.word
-        for app_class, meant in config.settings.classes.items()
-        if meant.killed_at is level
+        for app_class in sorted(settings.killable)
+        if settings.classes[app_class].killed_at is level
     ]
     return "everybody" + (f"; may die: {', '.join(words)}" if words else "")
 
@@ -96,7 +143,11 @@ def _print_candidates(config: Config, machine: Machine) -> None:
     for event in (DomainOpened(SYSTEM_DOMAIN), ReadingTaken(reading)):
         state, _ = heart.step(state, event, reading.at_us)
     turn = Turn(state, reading.at_us)
-    processes = machine.scan(SYSTEM_DOMAIN, config.settings.min_victim_kib(reading.total_kib))
+    processes = machine.scan(
+        SYSTEM_DOMAIN,
+        least_scanned_kib(state, state.domains[SYSTEM_DOMAIN]),
+        config.settings.rules.details,
+    )
     ranked = rank_candidates(turn, state.domains[SYSTEM_DOMAIN], processes, Level.CRITICAL)
     first = [candidate for candidate in ranked if candidate.spared is None][:SHOWN_CANDIDATES]
     print(
