@@ -1,6 +1,6 @@
 """Messages to bytes, and bytes to messages.
 
-Knows msgpack and the tables in lmkd_proto.messages; it does not know who is talking, or in what
+Knows msgpack and the tables of the messages; it does not know who is talking, or in what
 order. Whatever the bytes are, `decode` gives a message, an UnknownMessage, or a RemoteProtocolError
 that says what was expected.
 
@@ -13,11 +13,12 @@ from __future__ import annotations
 import msgpack
 
 from lmkd_proto.errors import LocalProtocolError, RemoteProtocolError
+from lmkd_proto.fields import ID, REQUIRED
 from lmkd_proto.framing import encode_frame
-from lmkd_proto.messages import ID, MESSAGES, REQUIRED, Message, UnknownMessage
+from lmkd_proto.messages import MESSAGES, Message, UnknownMessage
 from lmkd_proto.values import MAX_ID, MAX_ITEMS, RepeatedKeys, find_fault, show
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from typing import Any
 

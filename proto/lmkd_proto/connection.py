@@ -22,20 +22,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lmkd_proto.answers import Error
 from lmkd_proto.codec import decode, encode
 from lmkd_proto.errors import LocalProtocolError, RemoteProtocolError
 from lmkd_proto.framing import FrameReader
-from lmkd_proto.messages import (
-    PUSHES,
-    REPLIES,
-    REQUESTS,
-    Error,
-    Message,
-    UnknownMessage,
-)
+from lmkd_proto.messages import PUSHES, REPLIES, REQUESTS, Message, UnknownMessage
 from lmkd_proto.values import MAX_ITEMS
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from typing import ClassVar, Literal, TypeAlias
 

@@ -9,7 +9,7 @@ Nothing here recurses: what a peer sends may be nested as deep as it likes.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from typing import Protocol
 
@@ -29,6 +29,7 @@ CLASSES = ("cached", "background", "service", "perceptible", "foreground", "syst
 UNITS = ("process", "tree", "cgroup")
 ANSWERS = ("done", "working", "nothing")
 SCOPES = ("self", "all")
+PROPAGATIONS = ("local", "default", "hierarchy")
 ERROR_CODES = (
     "malformed",
     "frame_too_long",
@@ -45,6 +46,7 @@ ERROR_CODES = (
     "unknown_app",
     "unknown_process",
     "unknown_episode",
+    "unknown_kill",
     "forbidden",
     "busy",
     "too_many",
@@ -137,6 +139,16 @@ class Domain:
             and not has_control_characters(value)
             and not any(part in ("", ".", "..") for part in value[1:].split("/"))
         )
+
+
+class DomainAsked(Domain):
+    """A domain as a client may ask for it: also by the word `own`, which no server sends."""
+
+    __slots__ = ()
+    expected = "`system`, `own`, or an absolute cgroup path of at most 1024 characters"
+
+    def accepts(self, value: object) -> bool:
+        return value == "own" or super().accepts(value)
 
 
 class Choice:

@@ -11,7 +11,7 @@ from lmkd_client.errors import (
     ConnectionLost,
     RequestRefused,
 )
-from lmkd_client.inbox import KILLED_MOST, DomainInbox, NoticeInbox, ReplyInbox
+from lmkd_client.inbox import DOMAINS_MOST, KILLED_MOST, DomainInbox, NoticeInbox, ReplyInbox
 from lmkd_client.registration import read_grant
 from lmkd_client.session import Session
 from lmkd_proto import (
@@ -251,6 +251,145 @@ def test_a_program_that_never_takes_holds_one_level_and_a_few_kills() -> None:
     assert pids == list(range(9 * KILLED_MOST, 10 * KILLED_MOST))
     assert taken[-1] == pressure("normal")
     assert len(taken) == KILLED_MOST + 1
+
+
+def subscribe(pair: Pair, *wanted: tuple[str, str]) -> list[DomainInbox]:
+    """Subscribe to each (domain, propagation), as a daemon that knows of `own` answers it; `own` is /a."""
+    inboxes = [pair.session.subscribe(domain, propagation)[0] for domain, propagation in wanted]
+    for request in pair.hear():
+        assert isinstance(request, Subscribe)
+        path = "/a" if request.domain == "own" else request.domain
+        pair.say(Ok(request.id, {"domain": path, "propagation": request.propagation}))
+    return inboxes
+
+
+def taken(inbox: DomainInbox) -> list[tuple[str, str]]:
+    """Take all that waits: (domain, level), or (domain, name) of who was killed there."""
+    found = []
+    while (event := inbox.take()) is not None:
+        found.append((event.domain, event.name if isinstance(event, Killed) else event.level))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("domain", "propagation", "heard"),
+    [
+        ("system", "local", ["system"]),
+        ("system", "hierarchy", ["system", "/", "/a", "/a/b", "/ab"]),
+        ("/", "local", ["/"]),
+        ("/", "hierarchy", ["/", "/a", "/a/b", "/ab"]),
+        ("/a", "local", ["/a"]),
+        ("/a", "hierarchy", ["/a", "/a/b"]),
+        ("/a", "default", ["/a", "/a/b"]),
+        ("own", "local", ["/a"]),
+        ("own", "default", ["/a", "/a/b"]),
+        ("/a/b", "hierarchy", ["/a/b"]),
+    ],
+)
+def test_a_subscription_hears_of_its_domain_and_of_what_it_asked_for_below(
+    domain: str, propagation: str, heard: list[str]
+) -> None:
+    pair = open_pair()
+    (inbox,) = subscribe(pair, (domain, propagation))
+    everywhere = ("system", "/", "/a", "/a/b", "/ab")
+    pair.say(*(pressure("low", where) for where in everywhere))
+    assert taken(inbox) == [(where, "low") for where in heard]
+    pair.say(*(Killed(where, 5, "leak", "cached", "first", 0) for where in everywhere))
+    assert taken(inbox) == [(where, "leak") for where in heard]
+
+
+def test_one_message_is_heard_by_every_subscription_that_asked_for_it() -> None:
+    pair = open_pair()
+    wanted = ("system", "hierarchy"), ("/a", "hierarchy"), ("own", "local"), ("/b", "local")
+    inboxes = subscribe(pair, *wanted)
+    pair.say(pressure("low", "/a"))
+    assert list(map(taken, inboxes)) == [[("/a", "low")]] * 3 + [[]]
+
+
+def test_by_default_a_level_is_heard_by_the_nearest_and_its_end_by_whoever_heard_of_it() -> None:
+    pair = open_pair()
+    (far,) = subscribe(pair, ("system", "default"))
+    pair.say(pressure("low", "/a/b"))
+    (deaf, near) = subscribe(pair, ("/a/b/c", "default"), ("/a", "default"))
+    pair.say(pressure("low", "/a/d"), pressure("normal", "/a/b"), pressure("low", "/a/b"))
+    assert taken(far) == [("/a/b", "normal")]
+    assert taken(near) == [("/a/d", "low"), ("/a/b", "low")]
+    pair.say(Killed("/a/d", 5, "leak", "cached", "first", 0), pressure("low", "/e"))
+    assert (taken(far), taken(near)) == ([("/e", "low")], [("/a/d", "leak")])
+    # A nearer one that does not hear of it takes nothing away.
+    subscribe(pair, ("/f", "local"))
+    pair.say(pressure("low", "/f/g"))
+    assert (taken(far), taken(deaf)) == ([("/f/g", "low")], [])
+
+
+def test_each_domain_has_its_own_latest_level() -> None:
+    pair = open_pair()
+    (inbox,) = subscribe(pair, ("/a", "hierarchy"))
+    levels = [("/a", "low"), ("/a/b", "low"), ("/a/c", "low"), ("/a/b", "medium"), ("/a", "normal")]
+    pair.say(*(pressure(level, domain) for domain, level in levels))
+    assert taken(inbox) == [("/a/c", "low"), ("/a/b", "medium"), ("/a", "normal")]
+    assert inbox.latest == pressure("normal", "/a")
+
+
+def test_a_program_that_never_takes_holds_a_bounded_number_of_levels_below() -> None:
+    inbox = DomainInbox("/a", "hierarchy")
+    inbox.put(pressure("low", "/a"))
+    for number in range(3 * DOMAINS_MOST):
+        inbox.put(pressure("low", f"/a/{number}"))
+    assert not inbox.awaits_end("/a/0")
+    assert inbox.awaits_end(f"/a/{3 * DOMAINS_MOST - 1}")
+    found = taken(inbox)
+    assert len(found) == DOMAINS_MOST + 1
+    assert (found[0], found[-1]) == (("/a", "low"), (f"/a/{3 * DOMAINS_MOST - 1}", "low"))
+
+
+def test_levels_below_that_a_new_daemon_does_not_tell_again_have_ended() -> None:
+    pair = open_pair()
+    (inbox,) = subscribe(pair, ("own", "hierarchy"))
+    pair.say(pressure("low", "/a/b"), pressure("low", "/a/c"), pressure("normal", "/a/d"))
+    taken(inbox)
+    pair.drop()
+    pair.session.connected()
+    hello, request = pair.hear()
+    assert isinstance(hello, Hello)
+    assert request == Subscribe(getattr(request, "id", 0), "own", "hierarchy")
+    pair.say(Welcome(hello.id, 1, "lmkd fake", False), pressure("low", "/a/b"))
+    assert taken(inbox) == []  # whose `own` that would be is not known yet
+    pair.say(
+        Ok(getattr(request, "id", 0), {"domain": "/a"}),
+        pressure("low", "/a"),
+        pressure("medium", "/a/b"),
+    )
+    assert taken(inbox) == [("/a/c", "normal"), ("/a", "low"), ("/a/b", "medium")]
+
+
+def test_a_daemon_from_before_propagation_is_one_that_propagates_nothing() -> None:
+    pair = open_pair()
+    inbox, reply = pair.session.subscribe("/a", "hierarchy")
+    (request,) = pair.hear()
+    assert isinstance(request, Subscribe)
+    pair.say(Ok(request.id), pressure("low", "/a"))
+    assert reply.take() == {}
+    assert (inbox.path, taken(inbox)) == ("/a", [("/a", "low")])
+
+
+def test_an_own_group_without_its_path_is_the_daemon_s_mistake() -> None:
+    pair = open_pair()
+    _, reply = pair.session.subscribe("own")
+    (request,) = pair.hear()
+    assert isinstance(request, Subscribe)
+    pair.say(Ok(request.id, {"domain": 3}))
+    with pytest.raises(BrokenReply, match="without the path"):
+        reply.take()
+    (kept,) = subscribe(pair, ("own", "local"))
+    pair.drop()
+    pair.session.connected()
+    hello, again = pair.hear()
+    assert isinstance(hello, Hello)
+    assert isinstance(again, Subscribe)
+    pair.say(Welcome(hello.id, 1, "lmkd fake", False), Ok(again.id))
+    with pytest.raises(BrokenReply, match="without the path"):
+        kept.take()
 
 
 def test_two_places_cannot_wait_for_one_thing() -> None:

@@ -31,8 +31,11 @@ from lmkd_proto import (
     Notice,
     Ok,
     Pressure,
+    Processes,
+    Record,
     Register,
     Reload,
+    Rules,
     SetClass,
     Simulate,
     Subscribe,
@@ -106,9 +109,13 @@ def test_every_question_is_asked_as_it_was_put_and_answered_with_its_result(
                 Status,
                 History,
                 Explain,
+                Explain,
+                Rules,
+                Processes,
                 Simulate,
                 SetClass,
                 Reload,
+                Record,
                 Status,
             )
             for kind in questions:
@@ -121,11 +128,18 @@ def test_every_question_is_asked_as_it_was_put_and_answered_with_its_result(
         async with shell.connect(path, name="a program") as client:
             assert await client.status() == {}
             assert await client.history(3, limit=5) == {"episode": 3, "after": 0, "limit": 5}
-            assert await client.explain(41) == {"pid": 41}
+            with pytest.raises(LocalProtocolError, match="exactly one of the keys 'pid', 'kill'"):
+                await client.explain()
+            assert await client.explain(41) == {"pid": 41, "kill": None}
+            assert await client.explain(kill=9) == {"pid": None, "kill": 9}
+            assert await client.rules(1, limit=2) == {"after": 1, "limit": 2}
+            unruled = {"unruled": True, "after": 0, "limit": 5}
+            assert await client.processes(unruled=True, limit=5) == unruled
             rehearsal = {"level": "low", "scope": "all", "duration_ms": 50}
             assert await client.simulate("low", "all", 50) == rehearsal
             assert await client.set_class(4, "system") == {"app": 4, "app_class": "system"}
             assert await client.reload() == {}
+            assert await client.record(save=False) == {"save": False}
             assert await client.request(Status(id=12345)) == {}
 
     with FakeDaemon(path) as daemon:
@@ -218,6 +232,50 @@ def test_subscribers_hear_levels_and_kills_of_their_domain_in_order(
             closing = events.close()
             assert closing is None
             assert [event async for event in events] == []
+
+    with FakeDaemon(path) as daemon:
+        daemon.run(script)
+        shell.run(scenario)
+
+
+def test_a_subscriber_of_its_own_group_hears_its_path_and_what_is_below(
+    shell: Shell, path: str
+) -> None:
+    """After a restart it says `own` again, since it may have been moved; what is not told again has ended."""
+    leaf = Killed("/a/b", 12, "leak", "background", "ranked first", 1 << 20)
+
+    def script(daemon: FakeDaemon) -> None:
+        with daemon.accept() as peer:
+            peer.greet()
+            request = peer.expect(Subscribe)
+            assert (request.domain, request.propagation) == ("own", "hierarchy")
+            peer.say(Ok(request.id, {"domain": "/a", "propagation": "hierarchy"}))
+            peer.say(pressure("low", "/a"), pressure("medium", "/a/b"), leaf)
+            peer.say(Ok(peer.expect(Status).id))
+        with daemon.accept() as peer:
+            peer.greet()
+            request = peer.expect(Subscribe)
+            assert (request.domain, request.propagation) == ("own", "hierarchy")
+            peer.say(Ok(request.id, {"domain": "/c", "propagation": "hierarchy"}))
+            peer.say(pressure("critical", "/a"), pressure("normal", "/c"))
+            assert peer.expect(Unsubscribe).domain == "own"
+            peer.expect_end()
+
+    async def scenario(shell: Shell) -> None:
+        async with shell.connect(path, backoff=quick()) as client:
+            events = await client.subscribe("own", "hierarchy")
+            assert events.domain == "/a"
+            assert await anext(events) == pressure("low", "/a")
+            assert await anext(events) == pressure("medium", "/a/b")
+            assert await anext(events) == leaf
+            assert events.latest == pressure("low", "/a")
+            await client.status()
+            ended = await anext(events)
+            assert (ended.domain, ended.level) == ("/a/b", "normal")
+            assert await anext(events) == pressure("normal", "/c")
+            assert events.domain == "/c"
+            closing = events.close()
+            assert closing is None
 
     with FakeDaemon(path) as daemon:
         daemon.run(script)

@@ -27,6 +27,7 @@ from lmkd_proto.values import (
     Choice,
     Code,
     Domain,
+    DomainAsked,
     Flag,
     Integer,
     Map,
@@ -77,7 +78,8 @@ def values_of(kind: Kind) -> st.SearchStrategy[Any]:
             return st.text(plain, min_size=kind.least_chars, max_size=kind.most_chars)
         case Domain():
             paths = st.lists(parts.filter(lambda part: part not in (".", "..")), max_size=5)
-            return st.just("system") | paths.map(lambda path: "/" + "/".join(path))
+            words_too = ["system", "own"] if isinstance(kind, DomainAsked) else ["system"]
+            return st.sampled_from(words_too) | paths.map(lambda path: "/" + "/".join(path))
         case Choice():
             return st.sampled_from(kind.words)
         case Code():
@@ -96,6 +98,15 @@ def messages_of(message: type[Message]) -> st.SearchStrategy[Message]:
         )
     if message.type == "update":
         strategies["sheddable_bytes"] = st.integers(0, 2**63 - 1)
+    if message.type == "explain":
+        # One of the two, never both.
+        named = {
+            key: strategies.pop(key).filter(lambda number: number is not None)
+            for key in ("pid", "kill")
+        }
+        return st.one_of(
+            [st.builds(message, **strategies, **{key: one}) for key, one in named.items()]
+        )
     return st.builds(message, **strategies)
 
 

@@ -15,6 +15,7 @@ from lmkd_proto import (
     REQUESTS,
     Ack,
     Error,
+    Explain,
     LocalProtocolError,
     Message,
     Ok,
@@ -28,7 +29,7 @@ from lmkd_proto import (
     decode,
     encode,
 )
-from lmkd_proto.messages import ID, REQUIRED
+from lmkd_proto.fields import ID, REQUIRED
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.type)
@@ -65,7 +66,7 @@ def test_requests_and_replies_begin_with_an_id_and_pushes_have_none() -> None:
 
 
 def test_no_type_is_used_twice() -> None:
-    assert len({message.type for message in MESSAGES}) == len(MESSAGES) == 21
+    assert len({message.type for message in MESSAGES}) == len(MESSAGES) == 24
 
 
 def test_a_message_is_frozen_and_has_no_room_for_more() -> None:
@@ -84,7 +85,7 @@ def test_messages_of_two_types_are_never_equal() -> None:
 
 
 def test_a_message_shows_what_it_says() -> None:
-    assert repr(Subscribe(1, "/a")) == "Subscribe(id=1, domain='/a')"
+    assert repr(Unsubscribe(1, "/a")) == "Unsubscribe(id=1, domain='/a')"
 
 
 def test_a_wrong_value_is_named_by_message_key_and_what_was_expected() -> None:
@@ -100,6 +101,20 @@ def test_an_update_of_nothing_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="at least one"):
         Update(1)
     assert Update(1, sheddable_bytes=0).sheddable_bytes == 0
+
+
+@pytest.mark.parametrize(("pid", "kill"), [(None, None), (1, 0)])
+def test_what_is_explained_is_a_process_or_a_kill(pid: int | None, kill: int | None) -> None:
+    with pytest.raises(LocalProtocolError, match="exactly one of the keys 'pid', 'kill'"):
+        Explain(1, pid, kill)
+    assert (Explain(1, 7).pid, Explain(1, kill=0).kill) == (7, 0)
+
+
+def test_own_is_for_asking_only() -> None:
+    """A server says which path it is; `own` of somebody else would mean nothing."""
+    assert Subscribe(1, "own").domain == Unsubscribe(1, "own").domain == "own"
+    with pytest.raises(LocalProtocolError, match="'domain': expected `system`, or an absolute"):
+        Pressure("own", "low", "", 0)
 
 
 def test_none_stands_only_where_absence_means_something() -> None:

@@ -18,7 +18,7 @@ from lmkd_proto import (
     UnknownMessage,
     decode,
 )
-from lmkd_proto.messages import REQUIRED
+from lmkd_proto.fields import REQUIRED
 
 SPEC = (Path(__file__).parents[2] / "proto" / "SPEC.md").read_text()
 

@@ -26,7 +26,7 @@ from lmkd_proto import (
     Welcome,
     encode,
 )
-from lmkd_proto.messages import REQUIRED
+from lmkd_proto.fields import REQUIRED
 
 VECTORS = Path(__file__).parents[2] / "proto" / "vectors"
 BY_TYPE: dict[str, type[Message]] = {message.type: message for message in MESSAGES}
@@ -194,6 +194,10 @@ def test_every_message_has_a_minimal_and_a_full_vector(message: type[Message]) -
     minimal = vectors[f"{message.type}_minimal"]
     full = vectors[f"{message.type}_full"]
     required = {declared.key for declared in message.fields if declared.default is REQUIRED}
+    if message.type == "explain":
+        # It names one of two, so neither has both, and the one that is full has the other.
+        assert [set(minimal), set(full)] == [{"type", "id", "pid"}, {"type", "id", "kill"}]
+        return
     assert set(full) == {"type", *(declared.key for declared in message.fields)}
     assert required <= set(minimal)
     if message.type == "update":

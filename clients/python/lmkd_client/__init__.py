@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from lmkd_proto import (
         Explain,
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
         LocalProtocolError,
         Notice,
         Pressure,
+        Processes,
+        Record,
         Reload,
+        Rules,
         SetClass,
         Simulate,
         Status,
@@ -63,8 +66,11 @@ __all__ = [
     "Notice",
     "Notices",
     "Pressure",
+    "Processes",
+    "Record",
     "Reload",
     "RequestRefused",
+    "Rules",
     "SetClass",
     "Simulate",
     "Status",
@@ -97,7 +103,10 @@ _HOMES = {
         "LocalProtocolError",
         "Notice",
         "Pressure",
+        "Processes",
+        "Record",
         "Reload",
+        "Rules",
         "SetClass",
         "Simulate",
         "Status",

@@ -25,8 +25,11 @@ from lmkd_proto import (
     KillWarning,
     Notice,
     Pressure,
+    Processes,
+    Record,
     Register,
     Reload,
+    Rules,
     SetClass,
     Simulate,
     Status,
@@ -85,9 +88,13 @@ class Client:
         """What the daemon said of itself; None while it is away."""
         return self._session.welcome
 
-    async def subscribe(self, domain: str = "system") -> Subscription:
-        """Hear a domain's level, at once and whenever it changes, and who was killed in it."""
-        inbox, reply = self._session.subscribe(domain)
+    async def subscribe(self, domain: str = "system", propagation: str = "local") -> Subscription:
+        """Hear a domain's level, at once and whenever it changes, and who was killed in it.
+
+        `own` is the cgroup that this program is in. `propagation` says whose levels below are heard too: with `local`
+        none, with `default` those that no subscriber nearer to them hears of, with `hierarchy` all.
+        """
+        inbox, reply = self._session.subscribe(domain, propagation)
         try:
             await self._wait_reply(reply)
         except BaseException:
@@ -119,9 +126,21 @@ class Client:
         """Ask for past episodes, or for the records of one."""
         return await self.request(History(0, episode, after, limit))
 
-    async def explain(self, pid: int) -> dict[str, object]:
-        """Ask how a process would be treated, and why."""
-        return await self.request(Explain(0, pid))
+    async def explain(
+        self, pid: int | None = None, *, kill: int | None = None
+    ) -> dict[str, object]:
+        """Ask how a process would be treated, and why; or why that kill was made."""
+        return await self.request(Explain(0, pid, kill))
+
+    async def rules(self, after: int = 0, limit: int = 20) -> dict[str, object]:
+        """Ask for the rules in their order, and how many processes each was given to."""
+        return await self.request(Rules(0, after, limit))
+
+    async def processes(
+        self, *, unruled: bool = False, after: int = 0, limit: int = 20
+    ) -> dict[str, object]:
+        """Ask for the processes and their classes; or only for those that no rule speaks for."""
+        return await self.request(Processes(0, unruled, after, limit))
 
     async def simulate(
         self, level: str, scope: str = "self", duration_ms: int = 5000
@@ -136,6 +155,10 @@ class Client:
     async def reload(self) -> dict[str, object]:
         """Have the daemon read its configuration again (controller)."""
         return await self.request(Reload(0))
+
+    async def record(self, *, save: bool = True) -> dict[str, object]:
+        """Ask for the recordings that are kept, after what is in memory was saved (controller)."""
+        return await self.request(Record(0, save))
 
     async def request(self, question: Question) -> dict[str, object]:
         """Ask anything that leaves nothing behind, and return the result. Its id is replaced by ours."""
@@ -225,7 +248,7 @@ class Client:
 
 
 class Subscription:
-    """The events of a domain: an asynchronous iterator of Pressure and Killed."""
+    """The events of a domain, and of what was asked for below it: an async iterator of Pressure and Killed."""
 
     def __init__(self, client: Client, inbox: DomainInbox) -> None:
         self._client = client
@@ -242,8 +265,13 @@ class Subscription:
         return event
 
     @property
+    def domain(self) -> str:
+        """The domain that is heard of: for `own` its path, once the daemon has said it."""
+        return self._inbox.path
+
+    @property
     def latest(self) -> Pressure | None:
-        """The last level that came."""
+        """The last level of the domain itself that came."""
         return self._inbox.latest
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -24,8 +24,11 @@ from lmkd_proto import (
     KillWarning,
     Notice,
     Pressure,
+    Processes,
+    Record,
     Register,
     Reload,
+    Rules,
     SetClass,
     Simulate,
     Status,
@@ -39,7 +42,7 @@ from lmkd_client.inbox import DomainInbox, Inbox, ReplyInbox
 from lmkd_client.registration import AppState, Grant
 from lmkd_client.session import Question, Session
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -142,9 +145,13 @@ class Client:
         self._interrupted = True
         self._ring()
 
-    def subscribe(self, domain: str = "system") -> Subscription:
-        """Hear a domain's level, at once and whenever it changes, and who was killed in it."""
-        inbox, reply = self._start(lambda: self._session.subscribe(domain))
+    def subscribe(self, domain: str = "system", propagation: str = "local") -> Subscription:
+        """Hear a domain's level, at once and whenever it changes, and who was killed in it.
+
+        `own` is the cgroup that this program is in. `propagation` says whose levels below are heard too: with `local`
+        none, with `default` those that no subscriber nearer to them hears of, with `hierarchy` all.
+        """
+        inbox, reply = self._start(lambda: self._session.subscribe(domain, propagation))
         try:
             self._wait_reply(reply)
         except BaseException:
@@ -175,9 +182,19 @@ class Client:
         """Ask for past episodes, or for the records of one."""
         return self.request(History(0, episode, after, limit))
 
-    def explain(self, pid: int) -> dict[str, object]:
-        """Ask how a process would be treated, and why."""
-        return self.request(Explain(0, pid))
+    def explain(self, pid: int | None = None, *, kill: int | None = None) -> dict[str, object]:
+        """Ask how a process would be treated, and why; or why that kill was made."""
+        return self.request(Explain(0, pid, kill))
+
+    def rules(self, after: int = 0, limit: int = 20) -> dict[str, object]:
+        """Ask for the rules in their order, and how many processes each was given to."""
+        return self.request(Rules(0, after, limit))
+
+    def processes(
+        self, *, unruled: bool = False, after: int = 0, limit: int = 20
+    ) -> dict[str, object]:
+        """Ask for the processes and their classes; or only for those that no rule speaks for."""
+        return self.request(Processes(0, unruled, after, limit))
 
     def simulate(
         self, level: str, scope: str = "self", duration_ms: int = 5000
@@ -192,6 +209,10 @@ class Client:
     def reload(self) -> dict[str, object]:
         """Have the daemon read its configuration again (controller)."""
         return self.request(Reload(0))
+
+    def record(self, *, save: bool = True) -> dict[str, object]:
+        """Ask for the recordings that are kept, after what is in memory was saved (controller)."""
+        return self.request(Record(0, save))
 
     def request(self, question: Question) -> dict[str, object]:
         """Ask anything that leaves nothing behind, and return the result. Its id is replaced by ours."""
@@ -322,7 +343,7 @@ class Client:
 
 
 class Subscription:
-    """The events of a domain: an iterator of Pressure and Killed that waits for the next one."""
+    """The events of a domain, and of what was asked for below it: an iterator of Pressure and Killed that waits."""
 
     def __init__(self, client: Client, inbox: DomainInbox) -> None:
         self._client = client
@@ -338,8 +359,13 @@ class Subscription:
         return event
 
     @property
+    def domain(self) -> str:
+        """The domain that is heard of: for `own` its path, once the daemon has said it."""
+        return self._inbox.path
+
+    @property
     def latest(self) -> Pressure | None:
-        """The last level that came."""
+        """The last level of the domain itself that came."""
         return self._inbox.latest
 
     def wait(self, timeout_ms: int | None = None) -> Pressure | Killed | None:

@@ -11,7 +11,7 @@ import socket
 
 from lmkd_client.errors import DaemonUnavailable
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from lmkd_client.session import Session
 

@@ -1,4 +1,4 @@
-"""What is on its way to one part of a program: a reply, the events of a domain, the notices of an app.
+"""What is on its way to one part of a program: a reply, the events of a subscription, the notices of an app.
 
 An inbox is filled by the session and emptied by a shell; it does not know how a shell waits. `take` never waits: it
 gives what is there, or None.
@@ -15,12 +15,14 @@ from lmkd_proto import Killed, Notice, Pressure
 
 from lmkd_client.errors import BusyClient, LmkdError
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KILLED_MOST = 16
 """Reports of kills that wait for a slow program; older ones are in the daemon's history."""
+DOMAINS_MOST = 256
+"""Domains below a subscribed one whose levels are kept apart; beyond that the one heard of longest ago is forgotten."""
 NOTICES_REMEMBERED = 16
 """Notices that were taken, and that an ack may still be for."""
 
@@ -89,31 +91,80 @@ class ReplyInbox(Inbox):
         return self._result
 
 
+def is_below(domain: str, above: str) -> bool:
+    """Whether a domain lies below another one, which is not itself."""
+    if domain in ("system", above):
+        return False
+    return above in ("system", "/") or domain.startswith(above + "/")
+
+
 class DomainInbox(Inbox):
-    """The level of one domain, the latest only, and who was killed in it."""
+    """What one subscription hears: the latest level of its domain and of those below it, and who was killed there.
 
-    __slots__ = ("_events", "domain", "latest")
+    `domain` is as it was asked for, `path` what that stands for.
+    """
 
-    def __init__(self, domain: str) -> None:
+    __slots__ = ("_above_normal", "_events", "domain", "latest", "path", "propagation")
+
+    def __init__(self, domain: str, propagation: str = "local") -> None:
         super().__init__()
         self.domain = domain
+        self.path = domain
+        self.propagation = propagation
         self.latest: Pressure | None = None
         self._events: deque[Pressure | Killed] = deque()
+        self._above_normal: dict[str, None] = {}
+        """Domains below whose last word was not `normal`."""
+
+    def hears(self, domain: str) -> bool:
+        """Whether a message about this domain is for here, as far as the subscription alone can tell."""
+        return domain == self.path or (self.propagation != "local" and is_below(domain, self.path))
+
+    def awaits_end(self, domain: str) -> bool:
+        """Whether the last word about a domain below was not `normal`: then its end is for here, whoever is nearer."""
+        return domain in self._above_normal
+
+    def stands_for(self, path: str) -> None:
+        """Take in that the daemon has subscribed us, and to what.
+
+        Levels below that it told over an earlier connection have ended, unless it tells them again now (SPEC L-22).
+        """
+        self.path = path
+        told, self._above_normal = list(self._above_normal), {}
+        for domain in told:
+            self.put(Pressure(domain, "normal", "the daemon came back, and tells it no more", 0))
 
     def put(self, event: Pressure | Killed) -> None:
         """Take in an event, in the place of what it makes out of date."""
         if self.ended:
             return
-        kind = type(event)
-        kept = [old for old in self._events if type(old) is kind]
         if isinstance(event, Pressure):
-            self.latest = event
-            if kept:
-                self._events.remove(kept[0])
-        elif len(kept) == KILLED_MOST:
-            self._events.remove(kept[0])
+            self._put_level(event)
+        else:
+            killed = [old for old in self._events if isinstance(old, Killed)]
+            if len(killed) == KILLED_MOST:
+                self._events.remove(killed[0])
         self._events.append(event)
         self._wake()
+
+    def _put_level(self, event: Pressure) -> None:
+        """Note a level, and drop the earlier one of its domain; where too many wait, the oldest of a domain below."""
+        below = event.domain != self.path
+        if not below:
+            self.latest = event
+        else:
+            self._above_normal.pop(event.domain, None)
+            if event.level != "normal":
+                self._above_normal[event.domain] = None
+                if len(self._above_normal) > DOMAINS_MOST:
+                    del self._above_normal[next(iter(self._above_normal))]
+        levels = [old for old in self._events if isinstance(old, Pressure)]
+        same = [old for old in levels if old.domain == event.domain]
+        others = [old for old in levels if old.domain != self.path]
+        if same:
+            self._events.remove(same[0])
+        elif below and len(others) == DOMAINS_MOST:
+            self._events.remove(others[0])
 
     def take(self) -> Pressure | Killed | None:
         """Give the next event."""

@@ -21,7 +21,7 @@ from lmkd_client.errors import LmkdError, RequestRefused
 from lmkd_client.registration import Grant
 from lmkd_client.session import Session
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias

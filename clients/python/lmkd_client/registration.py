@@ -42,6 +42,10 @@ class AppState:
         """The level of the last notice; `normal` before the first."""
         return "normal" if self.latest is None else self.latest.level
 
+    def take_grant(self, result: dict[str, object]) -> None:
+        """Take in what was granted. Raises BrokenReply."""
+        self.grant = read_grant(result)
+
     def hear(self, notice: Notice) -> None:
         """Take in a notice."""
         self.latest = notice

@@ -33,10 +33,13 @@ from lmkd_proto import (
     Notice,
     Ok,
     Pressure,
+    Processes,
+    Record,
     Register,
     Reload,
     RemoteProtocolError,
     Request,
+    Rules,
     SetClass,
     Simulate,
     Status,
@@ -56,10 +59,10 @@ from lmkd_client.errors import (
     LmkdError,
     RequestRefused,
 )
-from lmkd_client.inbox import DomainInbox, ReplyInbox
-from lmkd_client.registration import AppState, read_grant
+from lmkd_client.inbox import DomainInbox, ReplyInbox, is_below
+from lmkd_client.registration import AppState
 
-TYPE_CHECKING = False  # see lmkd_proto.messages
+TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
@@ -67,9 +70,12 @@ if TYPE_CHECKING:
     Answer: TypeAlias = Ok | Welcome | RequestRefused | ConnectionLost
     Heard: TypeAlias = Callable[[Answer], None]
 
-Question = Status | History | Explain | Simulate | SetClass | Reload
+Question = Status | History | Explain | Rules | Processes | Simulate | SetClass | Reload | Record
 SENT_AT_ONCE_BYTES = 65_536
-_QUESTIONS = ("status", "history", "explain", "simulate", "set_class", "reload")
+_QUESTIONS = (
+    *("status", "history", "explain", "rules", "processes"),
+    *("simulate", "set_class", "reload", "record"),
+)
 
 
 class Session:
@@ -175,18 +181,20 @@ class Session:
             raise LocalProtocolError(f"{question.type}: not for request(); it has its own method")
         return self._ask(question)
 
-    def subscribe(self, domain: str) -> tuple[DomainInbox, ReplyInbox]:
+    def subscribe(self, domain: str, propagation: str = "local") -> tuple[DomainInbox, ReplyInbox]:
         """Hear of a domain, over this connection and those that follow."""
         if domain in self._domains:
             raise BusyClient(f"this client subscribes to {domain!r} already")
-        request = Subscribe(0, domain)
-        inbox = DomainInbox(domain)
+        request = Subscribe(0, domain, propagation)
+        inbox = DomainInbox(domain, propagation)
 
         def settle(error: LmkdError | None) -> None:
             if error is not None and self._domains.get(domain) is inbox:
                 del self._domains[domain]
 
-        reply = self._ask(request, settle)
+        reply = self._ask(
+            request, settle, lambda result: inbox.stands_for(_read_path(result, domain))
+        )
         # Now, not at the reply: the level that follows it may come in the same read.
         self._domains[domain] = inbox
         return inbox, reply
@@ -209,7 +217,7 @@ class Session:
             if error is not None and self.app is app:
                 self.app = None
 
-        reply = self._ask(wanted, settle, app)
+        reply = self._ask(wanted, settle, app.take_grant)
         self.app = app
         return app, reply
 
@@ -230,7 +238,11 @@ class Session:
             sheddable_bytes=wanted.sheddable_bytes if sheddable_bytes is None else sheddable_bytes,
             name=wanted.name if name is None else name,
         )
-        return None if self._connection is None else self._ask(update, app=app, repeated=True)
+        return (
+            None
+            if self._connection is None
+            else self._ask(update, learn=app.take_grant, repeated=True)
+        )
 
     def unregister(self, app: AppState) -> ReplyInbox | None:
         """Be an app no more; None when there is nobody to tell."""
@@ -264,11 +276,14 @@ class Session:
         self,
         request: Request,
         settle: Callable[[LmkdError | None], None] | None = None,
-        app: AppState | None = None,
+        learn: Callable[[dict[str, object]], None] | None = None,
         *,
         repeated: bool = False,
     ) -> ReplyInbox:
-        """Send a request. `settle` hears how it ended; a `repeated` one may be lost with its connection."""
+        """Send a request. `learn` reads the result, and `settle` hears how it ended.
+
+        A `repeated` one may be lost with its connection.
+        """
         if self.over is not None:
             raise self.over
         if self._connection is None:
@@ -280,8 +295,8 @@ class Session:
             error: LmkdError | None = None
             if isinstance(answer, Ok):
                 try:
-                    if app is not None:
-                        app.grant = read_grant(answer.result)
+                    if learn is not None:
+                        learn(answer.result)
                 except BrokenReply as broken:
                     error = broken
             elif isinstance(answer, Welcome):
@@ -315,23 +330,21 @@ class Session:
 
     def _say_subscribe(self, inbox: DomainInbox) -> None:
         def hear(answer: Answer) -> None:
-            if isinstance(answer, RequestRefused):
+            refused = _read_refusal(
+                answer, lambda result: inbox.stands_for(_read_path(result, inbox.domain))
+            )
+            if refused is not None:
                 if self._domains.get(inbox.domain) is inbox:
                     del self._domains[inbox.domain]
-                inbox.fail(answer)
+                inbox.fail(refused)
 
-        self._say(Subscribe(0, inbox.domain), hear)
+        # `own` may stand for another path by now.
+        inbox.path = inbox.domain
+        self._say(Subscribe(0, inbox.domain, inbox.propagation), hear)
 
     def _say_register(self, app: AppState) -> None:
         def hear(answer: Answer) -> None:
-            refused: LmkdError | None = None
-            if isinstance(answer, RequestRefused):
-                refused = answer
-            elif isinstance(answer, Ok):
-                try:
-                    app.grant = read_grant(answer.result)
-                except BrokenReply as broken:
-                    refused = broken
+            refused = _read_refusal(answer, app.take_grant)
             if refused is not None:
                 if self.app is app:
                     self.app = None
@@ -358,9 +371,7 @@ class Session:
             else:
                 self._answer(event.id, RequestRefused(event.code, event.message))
         elif isinstance(event, Pressure | Killed):
-            inbox = self._domains.get(event.domain)
-            if inbox is not None:
-                inbox.put(event)
+            self._deliver(event)
         elif isinstance(event, Notice):
             if self.app is not None:
                 self.app.hear(event)
@@ -369,6 +380,17 @@ class Session:
                 self.app.kill_warning = event
         elif isinstance(event, Bye):
             self.lost(f"it left: {event.reason}")
+
+    def _deliver(self, event: Pressure | Killed) -> None:
+        """Give a message, which comes once, to each subscription that asked for it."""
+        hearing = [inbox for inbox in self._domains.values() if inbox.hears(event.domain)]
+        for inbox in hearing:
+            # SPEC L-19: by default, only what nobody nearer hears of, and (L-21) the end of what was heard.
+            nearer = inbox.propagation == "default" and any(
+                is_below(other.path, inbox.path) for other in hearing
+            )
+            if not nearer or (isinstance(event, Pressure) and inbox.awaits_end(event.domain)):
+                inbox.put(event)
 
     def _answer(self, number: int, answer: Answer) -> None:
         hear = self._heard.pop(number, None)
@@ -386,6 +408,28 @@ class Session:
         self._replies.clear()
         if self.app is not None:
             self.app.notices.fail(error)
+
+
+def _read_refusal(answer: Answer, learn: Callable[[dict[str, object]], None]) -> LmkdError | None:
+    """Have the result of something that was said again read; return why it holds no more, if so."""
+    if isinstance(answer, RequestRefused):
+        return answer
+    if isinstance(answer, Ok):
+        try:
+            learn(answer.result)
+        except BrokenReply as broken:
+            return broken
+    return None
+
+
+def _read_path(result: dict[str, object], domain: str) -> str:
+    """Read out of the reply to `subscribe` what the domain stands for. Servers before `own` did not say (SPEC Q-3)."""
+    path = result.get("domain")
+    if isinstance(path, str):
+        return path
+    if domain == "own":
+        raise BrokenReply("a subscription to `own` without the path that it stands for")
+    return domain
 
 
 def _ignore(answer: Answer) -> None:
