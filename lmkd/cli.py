@@ -13,9 +13,13 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lmkd
 from lmkd.config import Config, ConfigError, find_config_files, load_config
+
+if TYPE_CHECKING:
+    from lmkd.session import SessionPlaces
 
 LEFT, FAILED, BAD_CONFIG = 0, 1, 3
 
@@ -23,7 +27,8 @@ DESCRIPTION = "Watch memory; tell programs in time; end as little as possible, a
 EPILOG = """\
 signals:  SIGHUP reads the configuration again; SIGTERM and SIGINT leave
 exit:     0 left, or nothing wrong; 1 could not start; 2 wrong arguments; 3 mistakes in the configuration
-files:    /etc/lmkd/lmkd.toml, then /etc/lmkd/lmkd.d/*.toml, over the shipped defaults
+files:    /etc/lmkd/lmkd.toml, then /etc/lmkd/lmkd.d/*.toml, over the shipped defaults;
+          with --session lmkd.toml and lmkd.d/*.toml in ~/.config/lmkd
 """
 
 
@@ -38,6 +43,11 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="read this file, not those of /etc"
+    )
+    parser.add_argument(
+        "--session",
+        action="store_true",
+        help="serve this user's session: own processes only, $XDG_RUNTIME_DIR/lmkd/socket",
     )
     parser.add_argument(
         "--socket",
@@ -68,9 +78,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = parse_arguments(argv)
     _set_up_logging(quiet=arguments.quiet)
+    places = None
+    if arguments.session:
+        from lmkd.session import SessionError, session_places
+
+        try:
+            places = session_places(os.environ)
+        except SessionError as error:
+            print(f"lmkd: {error}", file=sys.stderr)
+            return FAILED
 
     def load() -> Config:
-        return load_config(find_config_files(arguments.config))
+        directory = None if places is None else places.config_dir
+        return load_config(find_config_files(arguments.config, directory))
 
     try:
         config = load()
@@ -86,16 +106,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print_check(config)
         return LEFT
-    return _serve(arguments, config, load)
+    return _serve(arguments, config, load, places)
 
 
-def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> int:
+def _serve(
+    arguments: Namespace,
+    config: Config,
+    load: Callable[[], Config],
+    places: SessionPlaces | None,
+) -> int:
     # Imported here: --help, --version and a mistake in the configuration need none of it.
     import trio
 
     from lmkd.kernel.interface import Kernel
     from lmkd.kernel.machine import Machine
-    from lmkd.service.daemon import Daemon
+    from lmkd.service.daemon import Daemon, Session
     from lmkd.service.listening import SocketError, bind_socket, inherited_socket
 
     log = logging.getLogger("lmkd")
@@ -103,7 +128,8 @@ def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> 
         listener = inherited_socket()
         path = None
         if listener is None:
-            path = arguments.socket or os.environ.get("LMKD_SOCKET") or config.socket
+            usual = config.socket if places is None else places.socket
+            path = arguments.socket or os.environ.get("LMKD_SOCKET") or usual
             listener = bind_socket(path)
     except SocketError as error:
         print(f"lmkd: {error}", file=sys.stderr)
@@ -118,6 +144,12 @@ def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> 
         log.warning(
             "simulated memory: registered programs fill it, and only they can be told or ended"
         )
+    session = None
+    if places is not None:
+        from lmkd.session import find_delegated
+
+        uid = os.getuid()
+        session = Session(uid, find_delegated(kernel, uid), config.socket)
     for line in kernel.features().missing():
         log.warning("%s", line)
     daemon = Daemon(
@@ -127,8 +159,9 @@ def _serve(arguments: Namespace, config: Config, load: Callable[[], Config]) -> 
         listener,
         path,
         dry_run=arguments.dry_run,
-        state_dir=arguments.state_dir or config.state_dir,
+        state_dir=arguments.state_dir or (config.state_dir if places is None else places.state_dir),
         registered=registered,
+        session=session,
     )
     trio.run(daemon.run)
     return LEFT

@@ -57,7 +57,7 @@ CASES = (
         "every mistake is named with its line",
         ("--config", "bad.toml"),
         3,
-        err=("bad.toml:2: classes.cached.grace: ", "bad.toml:4: ", "lmkd: 2 mistakes in the"),
+        err=("bad.toml:2:9: classes.cached.grace: ", "bad.toml:4:1: ", "lmkd: 2 mistakes in the"),
     ),
     Case("a bad configuration fails a check", ("--check", "--config", "bad.toml"), 3),
     Case(
@@ -70,7 +70,7 @@ CASES = (
         "a configuration that is no text",
         ("--config", "binary.toml"),
         3,
-        err=("binary.toml:1: not UTF-8 text",),
+        err=("binary.toml:1:1: not UTF-8 text",),
     ),
     Case(
         "a check prints what would be watched and done",
@@ -79,7 +79,7 @@ CASES = (
         out=(
             "configuration: lmkd/defaults.toml, good.toml",
             "domain system (may kill)",
-            "domain /no/such/box (only tells): not there now",
+            "domain /no/such/box: no such cgroup now",
             "critical",
             "perceptible",
         ),
@@ -187,7 +187,7 @@ def test_a_daemon_serves_reloads_says_bye_and_leaves_nothing_behind(tmp_path: Pa
                 assert isinstance(heard[0], wire.Welcome)
                 config.write_text(BAD)
                 daemon.send_signal(signal.SIGHUP)
-                log.wait_for("lmkd.toml:2: classes.cached.grace: ")
+                log.wait_for("lmkd.toml:2:9: classes.cached.grace: ")
                 config.write_text("")
                 daemon.send_signal(signal.SIGHUP)
                 log.wait_for("configuration read again")

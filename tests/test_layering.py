@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,46 +38,73 @@ def layer(
     package: str,
     allowed: str = "",
     refused: str = "",
-    **only_in: str,
+    only_in: Mapping[str, str] | None = None,
 ) -> Layer:
     return Layer(
         root,
         package,
         frozenset(allowed.split()),
         frozenset(refused.split()),
-        tuple((name, frozenset(modules.split())) for name, modules in only_in.items()),
+        tuple((name, frozenset(modules.split())) for name, modules in (only_in or {}).items()),
     )
 
 
-BELOW_SERVICE = "lmkd.model lmkd.policy lmkd.kernel lmkd.config lmkd= lmkd_proto"
+BELOW_SERVICE = (
+    "lmkd.model lmkd.cgroup_paths lmkd.policy lmkd.kernel lmkd.replay lmkd.config lmkd= lmkd_proto"
+)
+OFFLINE = "lmkd.ctl.rules lmkd.ctl.replay"
+"""The commands that ask no daemon: they read rules, processes and recordings themselves."""
 NOT_IN_DAEMON = "lmkd.ctl rich lmkd_client"
 LAYERS = (
     layer(".", "lmkd.model"),
+    layer(".", "lmkd.cgroup_paths"),
     layer(
         ".",
         "lmkd.policy",
-        "lmkd.model lmkd.policy",
+        "lmkd.model lmkd.cgroup_paths lmkd.policy",
         "os time trio logging random datetime threading asyncio socket secrets uuid",
     ),
-    layer(".", "lmkd.config_schema", "lmkd.model", "logging"),
-    layer(".", "lmkd.config", "lmkd.config_schema lmkd.model lmkd.policy.settings", "logging"),
-    layer(".", "lmkd.kernel", "lmkd.model lmkd.kernel trio", "rich"),
+    layer(
+        ".",
+        "lmkd.replay",
+        "lmkd.model lmkd.cgroup_paths lmkd.policy lmkd.replay lmkd= msgpack",
+        "logging socket threading",
+    ),
+    layer(
+        ".",
+        "lmkd.config",
+        "lmkd.model lmkd.cgroup_paths lmkd.policy lmkd.config",
+        "logging socket threading",
+    ),
+    layer(
+        ".",
+        "lmkd.kernel",
+        "lmkd.model lmkd.cgroup_paths lmkd.kernel trio pyroute2",
+        "rich",
+        only_in={"pyroute2": "lmkd.kernel.process_events"},
+    ),
+    layer(".", "lmkd.session", "lmkd.cgroup_paths lmkd.kernel", NOT_IN_DAEMON),
     layer(".", "lmkd.service", f"{BELOW_SERVICE} lmkd.service trio msgpack", NOT_IN_DAEMON),
     layer(".", "lmkd.check", f"{BELOW_SERVICE} lmkd.service", NOT_IN_DAEMON),
-    layer(".", "lmkd.cli", f"{BELOW_SERVICE} lmkd.service lmkd.check trio", NOT_IN_DAEMON),
+    layer(
+        ".", "lmkd.cli", f"{BELOW_SERVICE} lmkd.service lmkd.check lmkd.session trio", NOT_IN_DAEMON
+    ),
     layer(".", "lmkd.__main__", "lmkd.cli", NOT_IN_DAEMON),
     layer(
         ".",
         "lmkd.ctl",
-        "lmkd.ctl lmkd.config lmkd.model lmkd= rich lmkd_client lmkd_proto trio",
+        "lmkd.ctl lmkd.config lmkd.model lmkd= rich lmkd_client lmkd_proto"
+        " lmkd.policy lmkd.kernel lmkd.replay lmkd.cgroup_paths",
+        only_in=dict.fromkeys(
+            ("lmkd.policy", "lmkd.kernel", "lmkd.replay", "lmkd.cgroup_paths"), OFFLINE
+        ),
     ),
     layer("proto", "lmkd_proto", "lmkd_proto msgpack"),
     layer(
         "clients/python",
         "lmkd_client",
         "lmkd_client lmkd_proto trio",
-        trio="lmkd_client.trio",
-        asyncio="lmkd_client.asyncio",
+        only_in={"trio": "lmkd_client.trio", "asyncio": "lmkd_client.asyncio"},
     ),
 )
 

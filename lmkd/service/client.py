@@ -36,7 +36,6 @@ class Client:
         "broken",
         "clear",
         "connection",
-        "domains",
         "killed",
         "name",
         "notices",
@@ -61,7 +60,6 @@ class Client:
         """For receiving alone. What is sent is encoded without it: it has taken in all requests of a chunk by the
         time the first is answered, so its state is ahead of ours."""
         self.name = ""
-        self.domains: tuple[str, ...] = ()
         self.app: int | None = None
         self.notices = range(0)
         """The numbers from its app's first notice to its last; some between are other apps'."""

@@ -22,16 +22,24 @@ import lmkd
 from lmkd.config import Config, ConfigError
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
+from lmkd.model import SYSTEM_DOMAIN, Process
 from lmkd.policy import actions, events, heart
-from lmkd.policy.settings import Settings
+from lmkd.policy.settings import DomainPolicy, Settings
+from lmkd.replay.recorder import Recorder, Segment
+from lmkd.replay.recording import encode_recording
+from lmkd.service.births import Births, open_births
 from lmkd.service.engine import Engine
 from lmkd.service.executor import Executor, Hand
 from lmkd.service.journal import Journal, open_journal
 from lmkd.service.listening import read_credentials, remove_socket
 from lmkd.service.monitor import Monitor
 from lmkd.service.projection import Projection
+from lmkd.service.questions import Questions
 from lmkd.service.ready import notify_manager
+from lmkd.service.recordings import Recordings, open_recordings
+from lmkd.service.relay import Relay
 from lmkd.service.requests import Requests
+from lmkd.service.roll import Roll
 from lmkd.service.server import Credentials, Server
 from lmkd.service.simulations import Simulations
 
@@ -68,6 +76,17 @@ def raise_fd_limit() -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """One user's session: only that user's processes, in that user's part of the cgroups."""
+
+    uid: int
+    domain: str | None
+    """The cgroup that is the user's to divide; None: there is none."""
+    system_socket: str
+    """Where the system's daemon would be listening; its levels are relayed while it does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Daemon:
     """What a daemon is made from. `load` reads the configuration again; it raises ConfigError."""
 
@@ -87,6 +106,8 @@ class Daemon:
     make_hand: Callable[[str], Hand] = Hand
     prepare: Callable[[Kernel], None] = settle_down
     """Done once, when all the rest is ready."""
+    session: Session | None = None
+    """What is different for one user's session; None: this is the system's daemon."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until SIGTERM or SIGINT, then say bye to all."""
@@ -105,13 +126,18 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 parts = _Parts(self, nursery, journal, hand, clerk)
                 leaving.callback(parts.leave)
+                # Loads pyroute2, perhaps: before memory is locked, and before anybody is told that we are ready.
+                parts.births.start(nursery)
                 if self.socket_path is not None:
                     # While it still answers: once it does not, another daemon may take its place, inode and all.
                     leaving.callback(remove_socket, self.socket_path, inode)
                 # From here on SIGHUP no longer ends us, and who hears READY may send it.
                 await nursery.start(parts.obey_signals, nursery.cancel_scope)
                 nursery.start_soon(parts.server.serve)
-                parts.monitor.follow(parts.engine.state.settings.domains)
+                if parts.relay is not None:
+                    nursery.start_soon(parts.relay.run)
+                parts.monitor.follow(_globs(parts.engine.state.settings))
+                parts.rehearse()
                 self.prepare(self.kernel)
                 task_status.started()
                 place = self.socket_path or "the socket that was passed"
@@ -130,30 +156,44 @@ class _Parts:
         self._nursery = nursery
         self._journal = journal
         self._clerk = clerk
-        kernel = daemon.kernel
+        kernel, config = daemon.kernel, daemon.config
         own_pid = os.getpid()
-        state = heart.start(
-            self._settings(daemon.config),
-            own_pid,
-            journal.last_episode + 1,
-            journal.last_kill + 1,
-        )
-        self.engine = Engine(state, kernel.now_us, self.perform)
-        self.executor = Executor(kernel, self.engine, nursery, own_pid, hand)
-        self.monitor = Monitor(kernel, self.engine, nursery)
-        self.projection = Projection(kernel, daemon.state_dir)
-        self.requests = Requests(
+        settings = self._settings(config)
+        state = heart.start(settings, own_pid, journal.last_episode + 1, journal.last_kill + 1)
+        self.recorder = Recorder(state, config.recording_most_kib * 1024)
+        self.recordings: Recordings = open_recordings(daemon.state_dir, config.recordings)
+        self.engine = Engine(state, kernel.now_us, self.perform, self.recorder, self._save)
+        self.projection = Projection(kernel, daemon.state_dir, clerk.do)
+        self.roll = Roll(kernel, self.projection, settings, own_pid, kernel.now_us, config.project)
+        self.births: Births = open_births(kernel, self.roll, config)
+        self.executor = Executor(kernel, self.engine, nursery, own_pid, hand, self._look)
+        self.monitor = Monitor(kernel, self.engine, nursery, self._looked)
+        session = daemon.session
+        self.relay = None if session is None else Relay(session.system_socket, self.engine.feed)
+        self.questions = Questions(
             engine=self.engine,
             kernel=kernel,
             journal=journal,
             projection=self.projection,
-            own_uid=os.geteuid(),
+            roll=self.roll,
             own_pid=own_pid,
-            config=daemon.config,
+            config=config,
+            process_events=self.births.source,
+            clients=lambda: len(self.server),
+            relayed_from=lambda: None if self.relay is None else self.relay.source,
+            started_us=kernel.now_us(),
+        )
+        self.requests = Requests(
+            engine=self.engine,
+            kernel=kernel,
+            roll=self.roll,
+            questions=self.questions,
+            recordings=self.recordings,
+            own_uid=os.geteuid(),
             simulations=Simulations(self.engine, self._later),
             reload=self.reload,
+            save_recording=self._save_recording,
             registered=daemon.registered,
-            started_us=kernel.now_us(),
         )
         self.server = Server(
             daemon.listener,
@@ -161,17 +201,43 @@ class _Parts:
             self.requests.forget,
             kernel.now_us,
             daemon.credentials,
+            wanted=self.monitor.want,
         )
         self.requests.server = self.server
+
+    def rehearse(self) -> None:
+        """Run once what an episode ends with, so that its code is there when memory is locked."""
+        segment = self.recorder.snapshot()
+        if segment is not None:
+            encode_recording(segment)
 
     def leave(self) -> None:
         """Say bye to all, and put back what we changed, however it came that we leave."""
         notify_manager("STOPPING=1")
+        self.births.close()
+        self.monitor.close()
         self.server.say_bye("the daemon leaves")
         self.projection.restore_all()
 
     def _settings(self, config: Config) -> Settings:
-        return replace(config.settings, dry_run=self._daemon.dry_run)
+        """Return the settings as they are for this daemon: what it was started with is not in any file."""
+        session, dry_run = self._daemon.session, self._daemon.dry_run
+        settings = replace(config.settings, dry_run=dry_run)
+        if session is None:
+            return settings
+        settings = replace(settings, own_uid=session.uid)
+        if session.domain is None:
+            return settings
+        own = DomainPolicy(session.domain, replace(settings, domains=()))
+        return replace(settings, domains=(*settings.domains, own))
+
+    def _look(self, pid: int) -> Process | None:
+        known = self.roll.look(pid)
+        return None if known is None else known.process
+
+    def _looked(self) -> None:
+        """The system was read: the roll is looked after in the same rhythm, and needs no timer of its own."""
+        self.births.look_if_due(self.engine.state.domains[SYSTEM_DOMAIN].level)
 
     # --- what the heart wants done ---------------------------------------------------------------------
 
@@ -186,8 +252,10 @@ class _Parts:
             case actions.MeasureApps():
                 self._measure(action)
             case actions.ScanProcesses():
-                found = tuple(self._daemon.kernel.scan(action.domain, action.min_size_kib))
-                self.engine.feed(events.ProcessesScanned(action.domain, found))
+                details = self.engine.state.settings.rules.details
+                found = self._daemon.kernel.scan(action.domain, action.min_size_kib, details)
+                seen = self.roll.corrected(found)
+                self.engine.feed(events.ProcessesScanned(action.domain, seen))
             case actions.SendSignal():
                 # First the deed: whoever reads our log may be stalled as well.
                 self.executor.signal(action)
@@ -235,6 +303,17 @@ class _Parts:
         over = self._journal.add(record)
         if over is not None:
             self._clerk.do(lambda: self._journal.write(over))
+        if record.kind == "opened":
+            known = tuple(known.process for known in self.roll.known.values())
+            self.recorder.note_processes(record.at_us, known)
+
+    def _save(self, segment: Segment) -> None:
+        self._clerk.do(lambda: self.recordings.write(segment))
+
+    def _save_recording(self) -> str | None:
+        """Save what is in memory now; return where, None where there is nothing yet or nowhere to keep it."""
+        segment = self.recorder.snapshot()
+        return None if segment is None else self.recordings.write(segment)
 
     # --- what comes from outside -----------------------------------------------------------------------
 
@@ -258,17 +337,21 @@ class _Parts:
         try:
             config = self._daemon.load()
         except ConfigError as error:
-            self.requests.reload_problem = str(error)
+            self.questions.reload_problem = str(error)
             log.error("configuration kept as it was; the new one has mistakes:\n%s", error)
             return str(error)
-        self.requests.reload_problem = None
-        self.requests.config = config
+        self.questions.reload_problem = None
+        self.questions.config = config
         for line in self._fixed_differences(config):
             log.warning("%s", line)
-        self.engine.feed(events.SettingsChanged(self._settings(config)))
-        for app in self.engine.state.apps.values():
-            self.projection.project(app, self.engine.state.settings)
-        self.monitor.follow(config.settings.domains)
+        settings = self._settings(config)
+        self.engine.feed(events.SettingsChanged(settings))
+        self.roll.follow(settings, config.project)
+        self.requests.follow_rules()
+        self.births.scan_every_us = config.scan_every_us
+        self.monitor.follow(_globs(settings))
+        for warning in config.warnings:
+            log.warning("%s", warning)
         log.info("configuration read again: %s", ", ".join(config.files))
         return None
 
@@ -279,14 +362,17 @@ class _Parts:
         """
         running = self._daemon.config
         fixed: list[tuple[str, object, object]] = [
-            ("history_episodes", running.history_episodes, config.history_episodes)
+            ("service.history_episodes", running.history_episodes, config.history_episodes),
+            ("process_events.source", running.process_events, config.process_events),
+            ("recording.episodes", running.recordings, config.recordings),
+            ("recording.most", running.recording_most_kib, config.recording_most_kib),
         ]
         if self._daemon.socket_path == running.socket:
-            fixed.append(("socket", running.socket, config.socket))
+            fixed.append(("service.socket", running.socket, config.socket))
         if self._daemon.state_dir == running.state_dir:
-            fixed.append(("state_dir", running.state_dir, config.state_dir))
+            fixed.append(("service.state_dir", running.state_dir, config.state_dir))
         return [
-            f"service.{key} is {new} in the configuration now: that takes a restart; until then it stays {old}"
+            f"{key} is {new} in the configuration now: that takes a restart; until then it stays {old}"
             for key, old, new in fixed
             if old != new
         ]
@@ -301,3 +387,8 @@ class _Parts:
 
         self._nursery.start_soon(wait)
         return scope.cancel
+
+
+def _globs(settings: Settings) -> tuple[str, ...]:
+    """Return what names the cgroups that are watched."""
+    return tuple(entry.pattern for entry in settings.domains)

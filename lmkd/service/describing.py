@@ -6,7 +6,7 @@ are shortened or given in parts, texts are cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,21 +14,30 @@ import msgpack
 
 import lmkd
 from lmkd.kernel.interface import Kernel
-from lmkd.model import SYSTEM_DOMAIN, App, Level, Process
+from lmkd.model import SYSTEM_DOMAIN, App, Level, Process, Unit, is_within
 from lmkd.policy.actions import Plain
-from lmkd.policy.classify import classify, never_kill_reason
+from lmkd.policy.rank import Standing as Place
+from lmkd.policy.rank import stand_at
+from lmkd.policy.rules import Rule
 from lmkd.policy.state import DomainState, State
+from lmkd.policy.turn import Turn
 from lmkd.policy.window import SECOND_US, stall_permyriad
+from lmkd.service.roll import Known
 from lmkd.service.server import pressure_frame, printable
 
 ROOM_BYTES = 40_000
 """Of a frame's 65,536, for what is listed in one reply; longer lists are asked for in parts."""
 APPS_LISTED = 200
 FILES_LISTED = 64
+WARNINGS_LISTED = 16
+WARNING_MOST = 300
 PROBLEM_MOST = 2_000
 CGROUP_MOST = 200
 """Of an app's in a list of many."""
 PATH_MOST = 1_024
+EXPECTED_MOST = 400
+BEFORE_LISTED = 5
+DOMAINS_RANKED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,12 @@ class Standing:
     clients: int
     config_files: tuple[str, ...]
     reload_problem: str | None
+    warnings: tuple[str, ...]
+    """What the rules are warned of."""
+    process_events: str
+    """netlink, scan or off."""
+    relayed_from: str | None
+    """The socket of the daemon whose levels are relayed."""
 
 
 def level_frame(state: State, name: str) -> bytes:
@@ -66,6 +81,10 @@ def describe_status(state: State, kernel: Kernel, standing: Standing) -> dict[st
         "clients": standing.clients,
         "config_files": list_files(standing.config_files),
         "reload_problem": None if problem is None else problem[:PROBLEM_MOST],
+        "warnings": [warning[:WARNING_MOST] for warning in standing.warnings[:WARNINGS_LISTED]],
+        "process_events": standing.process_events,
+        "relayed_from": standing.relayed_from,
+        "strict": state.settings.strict,
         "missing": list(kernel.features().missing()),
         "domains": shown_domains,
         "app_count": len(state.apps),
@@ -75,31 +94,124 @@ def describe_status(state: State, kernel: Kernel, standing: Standing) -> dict[st
 
 
 def describe_process(
-    state: State, kernel: Kernel, process: Process, own_pid: int
+    state: State, kernel: Kernel, known: Known, projected: int | None
 ) -> dict[str, Plain]:
     """Return how a process would be treated, and why."""
-    identity = (process.pid, process.start_ticks)
-    apps = [app for app in state.apps.values() if (app.pid, app.start_ticks) == identity]
-    classed = classify(process, own_pid)
-    app_class = apps[0].app_class if apps else classed.app_class
-    never = never_kill_reason(process, own_pid)
+    process, app, classed = known.process, known.app, known.classed
+    app_class = app.app_class if app is not None else classed.app_class
     killed_at = state.settings.classes[app_class].killed_at
     system = state.domains.get(SYSTEM_DOMAIN)
     total_kib = system.window[-1].total_kib if system is not None and system.window else 0
+    least_kib = state.settings.min_victim_kib(total_kib)
+    rule = classed.rule
+    if rule is not None and rule.verdict.least_kib is not None:
+        least_kib = rule.verdict.least_kib
+    unit = app.unit if app is not None else Unit.PROCESS
+    if app is None and rule is not None:
+        unit = rule.verdict.unit
     return {
         "pid": process.pid,
         "name": printable(process.comm),
         "exe": process.exe[:PATH_MOST],
         "cgroup": process.cgroup[:PATH_MOST],
         "class": app_class.word,
-        "why_class": "registered" if apps else classed.why,
-        "never_killed": never,
-        "killed_at": None if killed_at is None or never else killed_at.word,
+        "why_class": "registered" if app is not None else classed.why,
+        "rule": "" if rule is None else rule.name[:PATH_MOST],
+        "rule_place": "" if rule is None else rule.place[:PATH_MOST],
+        "unit": unit.value,
+        "never_killed": classed.never,
+        "killed_at": None if killed_at is None or classed.never else killed_at.word,
         "size_kib": process.size_kib,
-        "least_kib": state.settings.min_victim_kib(total_kib),
+        "least_kib": least_kib,
         "oom_score_adj": process.oom_score_adj,
-        "app": _describe_app(state, kernel, apps[0]) if apps else None,
+        "projected": projected,
+        "app": _describe_app(state, kernel, app) if app is not None else None,
     }
+
+
+def describe_ranks(
+    state: State, processes: Sequence[Process], process: Process, now_us: int
+) -> list[Plain]:
+    """Return where a process stands at each level, in each domain that it is in."""
+    ranks: list[Plain] = []
+    turn = Turn(state, now_us)
+    for name, domain in list(state.domains.items())[:DOMAINS_RANKED]:
+        if not is_within(process.cgroup, name):
+            continue
+        for level in (Level.LOW, Level.MEDIUM, Level.CRITICAL):
+            standing = stand_at(turn, domain, processes, level, process.pid)
+            if standing is not None:
+                ranks.append(_describe_standing(name, level, standing))
+    return ranks
+
+
+def _describe_standing(name: str, level: Level, standing: Place) -> dict[str, Plain]:
+    before: list[Plain] = [
+        {
+            "pid": victim.pid,
+            "name": printable(victim.name),
+            "class": victim.app_class.word,
+            "size_kib": victim.size_kib,
+        }
+        for victim in standing.before[:BEFORE_LISTED]
+    ]
+    return {
+        "domain": name,
+        "level": level.word,
+        "rank": standing.rank,
+        "of": standing.of,
+        "spared": standing.spared,
+        "before": before,
+        "before_count": len(standing.before),
+        "before_kib": sum(victim.size_kib for victim in standing.before),
+    }
+
+
+def describe_rule(number: int, rule: Rule, hits: int) -> dict[str, Plain]:
+    """Return a rule as the rows of `rules` have it."""
+    verdict = rule.verdict
+    match: list[Plain] = [
+        {"subject": condition.subject, "expected": condition.test.expected[:EXPECTED_MOST]}
+        for condition in rule.conditions
+    ]
+    return {
+        "number": number,
+        "name": rule.name[:PATH_MOST],
+        "place": rule.place[:PATH_MOST],
+        "shipped": rule.shipped,
+        "match": match,
+        "class": verdict.app_class.word,
+        "unit": verdict.unit.value,
+        "exempt": verdict.exempt,
+        "bias": verdict.bias,
+        "grace_ms": _ms(verdict.grace_us),
+        "time_to_exit_ms": _ms(verdict.time_to_exit_us),
+        "least_kib": verdict.least_kib,
+        "ceiling": None if verdict.ceiling is None else verdict.ceiling.word,
+        "hits": hits,
+    }
+
+
+def describe_known(known: Known, projected: int | None) -> dict[str, Plain]:
+    """Return a process as the rows of `processes` have it."""
+    process, app, rule = known.process, known.app, known.classed.rule
+    app_class = known.classed.app_class if app is None else app.app_class
+    return {
+        "pid": process.pid,
+        "name": printable(process.comm),
+        "class": app_class.word,
+        "rule": "" if rule is None else rule.name[:CGROUP_MOST],
+        "uid": process.uid,
+        "cgroup": process.cgroup[:CGROUP_MOST],
+        "size_kib": process.size_kib,
+        "oom_score_adj": process.oom_score_adj,
+        "projected": projected,
+        "app": None if app is None else app.app,
+    }
+
+
+def _ms(us: int | None) -> int | None:
+    return None if us is None else us // 1000
 
 
 def list_files(files: tuple[str, ...]) -> list[Plain]:
@@ -120,7 +232,7 @@ def _describe_domain(state: State, domain: DomainState) -> dict[str, Plain]:
         "level": domain.level.word,
         "reason": domain.reason,
         "episode": domain.episode,
-        "may_kill": domain.domain in state.settings.killing_domains,
+        "may_kill": bool(state.settings.of(domain.domain).killable),
         "killing": domain.in_flight.victim.name if domain.in_flight is not None else None,
     }
     if domain.window:

@@ -1,8 +1,8 @@
 """Carry out kills: the signals, the wait for the end, and taking the memory back.
 
 Every signal goes through a handle (a pidfd) whose identity was checked after it was opened, so a recycled pid is
-never signalled. Nothing here chooses; what a whole cgroup holds is looked at once more, since processes can move
-into it after it was ranked.
+never signalled. Nothing here chooses; but between the ranking and the signal a victim may have become another by
+exec, or have moved to another cgroup, so it is looked at once more, and so is all that a tree or a cgroup holds now.
 
 process_mrelease blocks for 90-270 ms a GiB (FACTS), so it runs in a thread, and that thread has run from the start:
 a thread made under pressure may not come to be.
@@ -11,6 +11,7 @@ a thread made under pressure may not come to be.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,13 +20,18 @@ from queue import SimpleQueue
 import trio
 
 from lmkd.kernel.interface import Kernel, VictimHandle
-from lmkd.model import Process, Signal, Unit, Victim
+from lmkd.model import Process, Signal, Unit, Victim, is_within
 from lmkd.policy.actions import SendSignal
-from lmkd.policy.classify import never_kill_reason
+from lmkd.policy.classify import classify, never_kill_reason
 from lmkd.policy.events import SignalFailed, VictimExited
+from lmkd.policy.groups import may_end
+from lmkd.service.descendants import find_descendants, hold_all
 from lmkd.service.engine import Engine
 
 log = logging.getLogger("lmkd")
+
+EMPTYING_PASSES = 20
+"""Over a frozen cgroup without cgroup.kill; a second finds whoever was forked before the freeze took hold."""
 
 
 class Hand:
@@ -59,20 +65,33 @@ class _Hold:
 
     victim: Victim
     handles: list[VictimHandle]
+    """The victim's own first; of a tree parents before children."""
     watch: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def in_order(self) -> list[VictimHandle]:
+        """The handles as they are signalled: of a tree children first, since a parent may start them again."""
+        return self.handles[::-1] if self.victim.unit is Unit.TREE else self.handles
 
 
 class Executor:
-    """The hands of the heart."""
+    """The hands of the heart. `look` reads a process as the rules are to judge it; None when it is gone."""
 
     def __init__(
-        self, kernel: Kernel, engine: Engine, nursery: trio.Nursery, own_pid: int, hand: Hand
+        self,
+        kernel: Kernel,
+        engine: Engine,
+        nursery: trio.Nursery,
+        own_pid: int,
+        hand: Hand,
+        look: Callable[[int], Process | None],
     ) -> None:
         self._kernel = kernel
         self._engine = engine
         self._nursery = nursery
         self._own_pid = own_pid
         self._hand = hand
+        self._look = look
         self._holds: dict[int, _Hold] = {}
 
     def signal(self, action: SendSignal) -> None:
@@ -102,6 +121,8 @@ class Executor:
                 # Closed by the hand that may still be using it.
                 self._hand.do(handle.close)
 
+    # --- SIGTERM -----------------------------------------------------------------------------------------
+
     def _take_hold(self, action: SendSignal) -> str | None:
         victim = action.victim
         leader = self._kernel.open_victim(victim.pid, victim.start_ticks)
@@ -109,22 +130,54 @@ class Executor:
             return "it is gone"
         hold = _Hold(victim, [leader])
         self._holds[action.kill] = hold
-        if victim.unit is Unit.CGROUP:
+        problem = self._look_again(action.domain, victim)
+        if problem is None and victim.unit is Unit.CGROUP:
             problem = self._hold_members(hold)
-            if problem is not None:
-                return problem
-        reached = [handle.send(Signal.TERM) for handle in hold.handles]
+        elif problem is None and victim.unit is Unit.TREE:
+            self._hold_tree(hold)
+        if problem is not None:
+            return problem
+        reached = [handle.send(Signal.TERM) for handle in hold.in_order]
         if not any(reached):
             return "it is gone"
         self._nursery.start_soon(self._watch, action.domain, action.kill, hold)
         return None
 
+    def _look_again(self, domain: str, victim: Victim) -> str | None:
+        """Return why the victim is not what was ranked any more, or None; its handle is open, so it is no other."""
+        process = self._look(victim.pid)
+        if process is None:
+            return "it is gone"
+        if not is_within(process.cgroup, domain):
+            return f"it has moved to {process.cgroup} since, which is not in {domain}"
+        if victim.unit is Unit.CGROUP and not is_within(process.cgroup, victim.cgroup):
+            return f"it has moved to {process.cgroup} since, out of {victim.cgroup}"
+        settings = self._engine.state.settings
+        registered = self._registered(process)
+        classed = classify(process, settings, self._own_pid, registered=registered)
+        if classed.never is not None:
+            return f"it is never killed as it is now: {classed.never}"
+        if victim.app is None and not registered and classed.app_class > victim.app_class:
+            return f"it is {classed.app_class.word} now ({classed.why})"
+        return None
+
+    def _registered(self, process: Process) -> bool:
+        identity = (process.pid, process.start_ticks)
+        return any(
+            (app.pid, app.start_ticks) == identity for app in self._engine.state.apps.values()
+        )
+
+    def _never(self, process: Process) -> str | None:
+        registered = self._registered(process)
+        settings = self._engine.state.settings
+        return never_kill_reason(process, settings, self._own_pid, registered=registered)
+
     def _members(self, cgroup: str) -> list[Process] | str:
         """Return the processes of a cgroup, or why it is not to be killed as a whole."""
-        found = (self._kernel.process(pid) for pid in self._kernel.cgroup_pids(cgroup))
+        found = (self._look(pid) for pid in self._kernel.cgroup_pids(cgroup))
         members = [process for process in found if process is not None]
         for process in members:
-            reason = never_kill_reason(process, self._own_pid)
+            reason = self._never(process)
             if reason is not None:
                 return f"its cgroup now holds {process.comm} ({reason})"
         return members
@@ -133,26 +186,77 @@ class Executor:
         members = self._members(hold.victim.cgroup)
         if isinstance(members, str):
             return members
-        for process in members:
-            if process.pid != hold.victim.pid:
-                handle = self._kernel.open_victim(process.pid, process.start_ticks)
-                if handle is not None:
-                    hold.handles.append(handle)
+        self._hold_more(hold, members)
         return None
+
+    def _hold_tree(self, hold: _Hold) -> bool:
+        """Take hold of whoever is in the tree now; return whether anybody was new."""
+        before = len(hold.handles)
+        held = [handle.pid for handle in hold.handles]
+        found = find_descendants(self._kernel, self._look, held, hold.victim.cgroup)
+        self._hold_more(hold, [one for one in found if self._is_of_tree(hold, one)])
+        return len(hold.handles) > before
+
+    def _is_of_tree(self, hold: _Hold, process: Process) -> bool:
+        if self._never(process) is not None:
+            return False
+        if hold.victim.app is None:
+            return True
+        root = self._look(hold.victim.pid)
+        return root is None or may_end(root, process)
+
+    def _hold_more(self, hold: _Hold, processes: list[Process]) -> None:
+        held = {handle.pid for handle in hold.handles}
+        hold.handles += hold_all(self._kernel, [one for one in processes if one.pid not in held])
+
+    # --- SIGKILL -----------------------------------------------------------------------------------------
 
     def _finish_off(self, action: SendSignal) -> str | None:
         hold = self._holds.get(action.kill)
         if hold is None:
             return None  # it ended in this very moment, and that has been said
-        whole = (
-            hold.victim.unit is Unit.CGROUP
-            and not isinstance(self._members(hold.victim.cgroup), str)  # somebody may have moved in
-            and self._kernel.kill_cgroup(hold.victim.cgroup)
-        )
+        if hold.victim.unit is Unit.CGROUP:
+            # Looked at again: somebody may have moved in.
+            whole = not isinstance(self._members(hold.victim.cgroup), str)
+            if whole and not self._kernel.kill_cgroup(hold.victim.cgroup):
+                self._empty_frozen(hold)
+        elif hold.victim.unit is Unit.TREE:
+            self._stop_tree(hold)
+        for handle in hold.in_order:
+            handle.send(Signal.KILL)
         for handle in hold.handles:
-            if whole or handle.send(Signal.KILL):
-                self._hand.do(handle.release_memory)
+            self._hand.do(handle.release_memory)
         return None
+
+    def _empty_frozen(self, hold: _Hold) -> None:
+        """Kill a cgroup without cgroup.kill: stopped as a whole it can fork no more, and SIGKILL reaches the frozen."""
+        path = hold.victim.cgroup
+        frozen = self._kernel.freeze_cgroup(path, True)
+        try:
+            for _ in range(EMPTYING_PASSES):
+                members = self._members(path)
+                held = {handle.pid for handle in hold.handles}
+                if isinstance(members, str) or not [m for m in members if m.pid not in held]:
+                    return
+                self._hold_more(hold, members)
+                for handle in hold.handles:
+                    handle.send(Signal.KILL)
+        finally:
+            if frozen:
+                self._kernel.freeze_cgroup(path, False)
+
+    def _stop_tree(self, hold: _Hold) -> None:
+        """Stop a tree from the top, again and again until nobody new is in it: who is stopped forks no more."""
+        stopped: set[int] = set()
+        for _ in range(EMPTYING_PASSES):
+            for handle in hold.handles:
+                if handle.pid not in stopped:
+                    stopped.add(handle.pid)
+                    handle.stop()
+            if not self._hold_tree(hold):
+                return
+
+    # --- the end -----------------------------------------------------------------------------------------
 
     async def _watch(self, domain: str, kill: int, hold: _Hold) -> None:
         with hold.watch:
@@ -161,8 +265,17 @@ class Executor:
             if hold.victim.unit is Unit.CGROUP:
                 await self._kernel.wait_cgroup_empty(hold.victim.cgroup)
             else:
-                await hold.handles[0].wait_exit()
+                for handle in hold.handles:  # those that are held meanwhile too
+                    await handle.wait_exit()
         if hold.watch.cancelled_caught:
             return
+        self._note_kill(hold)
         self.release(kill)
         self._engine.feed(VictimExited(domain, kill))
+
+    def _note_kill(self, hold: _Hold) -> None:
+        """Leave the marks on the cgroup that systemd-oomd leaves, so that whoever shows its kills shows ours."""
+        path, count = hold.victim.cgroup, len(hold.handles)
+        if path != "/":
+            kill_id = os.urandom(16).hex()
+            self._hand.do(lambda: self._kernel.note_kill(path, count, kill_id))

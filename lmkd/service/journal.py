@@ -29,6 +29,8 @@ log = logging.getLogger("lmkd")
 RECORDS_MOST = 1_000
 """Of one episode. The first half is kept as it came and the second is a window on the end: how it began and how it
 ended are what is asked for."""
+KILLS_MOST = 10_000
+"""Kills whose episode is known by their number; earlier ones are found by their episode."""
 FILE_NAME = "history.jsonl"
 
 
@@ -111,7 +113,8 @@ class Journal:
         self._written: dict[int, _Line] = {}
         self._unwritten: dict[int, Episode] = {}
         self._lock = threading.Lock()
-        self.last_kill = 0
+        self._kills: dict[int, int] = {}
+        """The episode of each kill."""
         if self._path is not None:
             self._load(self._path)
 
@@ -119,6 +122,21 @@ class Journal:
     def last_episode(self) -> int:
         """The highest number that an episode has had."""
         return max([0, *self._open, *self._written, *self._unwritten])
+
+    @property
+    def last_kill(self) -> int:
+        """The highest number that a kill has had."""
+        return max(self._kills, default=0)
+
+    def find_kill(self, kill: int) -> tuple[dict[str, Plain], list[dict[str, Plain]]] | None:
+        """Return the summary of the episode of a kill and its records about it, or None when it is not kept."""
+        number = self._kills.get(kill)
+        records = None if number is None else self.records(number)
+        summary = next((row for row in self.summaries() if row["episode"] == number), None)
+        if records is None or summary is None:
+            return None
+        found = [record for record in records if record.get("kill") == kill]
+        return (summary, found) if found else None
 
     def add(self, record: Record) -> Episode | None:
         """Keep a record; return its episode when that is over and wants writing."""
@@ -129,6 +147,8 @@ class Journal:
             )
             self._open[record.episode] = episode
         episode.add(record)
+        if record.kind in ("kill", "would_kill"):
+            self._note_kill(int(str(record.detail["kill"])), record.episode)
         if not episode.closed:
             return None
         with self._lock:
@@ -137,6 +157,11 @@ class Journal:
             while len(self._unwritten) > self._keep:
                 del self._unwritten[min(self._unwritten)]
         return episode
+
+    def _note_kill(self, kill: int, episode: int) -> None:
+        self._kills[kill] = episode
+        if len(self._kills) > KILLS_MOST:
+            del self._kills[min(self._kills)]
 
     def write(self, episode: Episode) -> None:
         """Append an episode to the file. Blocks for the disk: to be called from a thread of its own.
@@ -232,7 +257,8 @@ class Journal:
             log.warning("history: %s: byte %d: not a whole episode, passed over", path, offset)
             return
         self._written[number] = _Line(offset, len(line), found)
-        self.last_kill = max([self.last_kill, *kills])
+        for kill in kills:
+            self._note_kill(kill, number)
 
     def _shorten(self, path: str) -> None:
         """Keep the latest episodes, by way of a new file put in place of the old one."""

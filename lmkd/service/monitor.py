@@ -1,18 +1,21 @@
 """Watch the domains: read each one as often as the heart wants, and at once when the kernel says something.
 
 A wake-up is only a reason to read; it may be spurious, and under a breached limit there is one every 10-20 ms, so
-between two readings there is always a rest. A cgroup that is not there, or goes, is looked for again once a second
-in the rhythm of the system's own readings: no timer of its own.
+between two readings there is always a rest. Which cgroups there are that the configuration names is told by the
+kernel as they come and go. One that is there and cannot be watched yet, for want of a memory controller, is tried
+again once a second in the rhythm of the system's own readings: no timer of its own.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import trio
 
+from lmkd.cgroup_paths import is_glob
 from lmkd.kernel.files import MalformedKernelFile
-from lmkd.kernel.interface import Domain, Kernel
+from lmkd.kernel.interface import CgroupWatch, Domain, Kernel
 from lmkd.model import SYSTEM_DOMAIN, Level
 from lmkd.policy.events import DomainClosed, DomainOpened, ReadingTaken
 from lmkd.service.engine import Engine
@@ -20,44 +23,117 @@ from lmkd.service.engine import Engine
 log = logging.getLogger("lmkd")
 
 LOOK_AGAIN_US = 1_000_000
+GROUPS_REST_S = 0.05
+"""Between two looks at which cgroups there are: a thousand that come at once are one look."""
+DOMAINS_MOST = 512
+"""Watched at a time; each costs about ten descriptors."""
 
 
 class Monitor:
-    """Keeps one watching task for each domain that is there."""
+    """Keeps one watching task for each domain that is there. `looked` is called after each reading of the system."""
 
-    def __init__(self, kernel: Kernel, engine: Engine, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        engine: Engine,
+        nursery: trio.Nursery,
+        looked: Callable[[], None] = lambda: None,
+    ) -> None:
         self._kernel = kernel
         self._engine = engine
         self._nursery = nursery
+        self._looked = looked
         self._watched: dict[str, trio.CancelScope] = {}
         self._looked_us = 0
-        self._wanted: tuple[str, ...] = ()
+        self._globs: tuple[str, ...] = ()
+        self._groups: CgroupWatch | None = None
+        self._groups_scope = trio.CancelScope()
+        self._configured: frozenset[str] = frozenset()
+        self._asked: set[str] = set()
+        """Those that somebody listens to, configured or not."""
+        self._absent: set[str] = set()
+        """Those that are wanted and cannot be watched now."""
         self._absent_said: set[str] = set()
         self._unreadable_said: set[str] = set()
+        self._crowded_said = False
 
-    def follow(self, domains: tuple[str, ...]) -> None:
-        """Watch these domains and no others, from now on."""
-        for domain in set(self._watched) - set(domains):
-            self._watched[domain].cancel()
-        self._wanted = domains
+    def follow(self, globs: tuple[str, ...]) -> None:
+        """Watch the system, and the cgroups that these globs name, from now on."""
+        if self._groups is None or globs != self._globs:
+            self._groups_scope.cancel()
+            if self._groups is not None:
+                self._groups.close()
+            self._globs = globs
+            self._groups_scope = trio.CancelScope()
+            self._groups = self._kernel.watch_cgroups(globs)
+            self._nursery.start_soon(self._follow_groups, self._groups, self._groups_scope)
         self._look()
+
+    def want(self, domain: str, wanted: bool) -> None:
+        """Watch a cgroup for as long as somebody listens to it."""
+        if wanted:
+            self._asked.add(domain)
+        else:
+            self._asked.discard(domain)
+        if domain not in self._configured and domain != SYSTEM_DOMAIN:
+            self._look()
+
+    def close(self) -> None:
+        """Let go of what tells of cgroups."""
+        self._groups_scope.cancel()
+        if self._groups is not None:
+            self._groups.close()
+
+    async def _follow_groups(self, groups: CgroupWatch, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                await groups.wait_changed()
+                self._look()
+                await trio.sleep(GROUPS_REST_S)
 
     def _look(self) -> None:
         self._looked_us = self._kernel.now_us()
-        for name in self._wanted:
-            if name in self._watched:
-                continue
+        assert self._groups is not None
+        self._configured = self._groups.paths()
+        wanted = {SYSTEM_DOMAIN, *self._configured, *self._asked}
+        for name in self._watched.keys() - wanted:
+            self._watched[name].cancel()
+        self._say_absent()
+        self._absent = set()
+        for name in sorted(
+            wanted - self._watched.keys(), key=lambda one: (one != SYSTEM_DOMAIN, one)
+        ):
+            if len(self._watched) >= DOMAINS_MOST:
+                self._say_crowded(len(wanted))
+                return
             domain = self._kernel.open_domain(name)
             if domain is None:
-                if name not in self._absent_said:
-                    self._absent_said.add(name)
-                    log.warning("domain %s is not there; it is looked for once a second", name)
+                self._absent.add(name)
                 continue
-            self._absent_said.discard(name)
             scope = trio.CancelScope()
             self._watched[name] = scope
             self._engine.feed(DomainOpened(name))
             self._nursery.start_soon(self._watch, name, domain, scope)
+
+    def _say_absent(self) -> None:
+        """Say once of each cgroup that is named in full that it is not there; globs may name none."""
+        for glob in self._globs:
+            if is_glob(glob):
+                continue
+            if glob in self._watched:
+                self._absent_said.discard(glob)
+            elif glob not in self._configured and glob not in self._absent_said:
+                self._absent_said.add(glob)
+                log.warning("domain %s is not there; it is watched when it comes", glob)
+
+    def _say_crowded(self, wanted: int) -> None:
+        if not self._crowded_said:
+            self._crowded_said = True
+            log.warning(
+                "%d cgroups are to be watched: more than %d are not; name fewer in [[domain]]",
+                wanted,
+                DOMAINS_MOST,
+            )
 
     async def _watch(self, name: str, domain: Domain, scope: trio.CancelScope) -> None:
         try:
@@ -68,8 +144,11 @@ class Monitor:
             domain.close()
         # Not when the whole daemon leaves: then nothing is over but our watching, and `bye` says that.
         del self._watched[name]
+        self._unreadable_said.discard(name)
         self._engine.feed(DomainClosed(name))
-        if not scope.cancelled_caught:
+        if name in self._configured or name in self._asked:
+            self._absent.add(name)  # it may be another one of that name already
+        if name in self._globs:
             log.info("domain %s is gone", name)
 
     def _read(self, name: str, domain: Domain) -> bool:
@@ -84,15 +163,17 @@ class Monitor:
             return False
         self._unreadable_said.discard(name)
         self._engine.feed(ReadingTaken(reading))
-        absent = len(self._watched) < len(self._wanted)
-        if name == SYSTEM_DOMAIN and absent and reading.at_us - self._looked_us >= LOOK_AGAIN_US:
-            self._look()
+        if name == SYSTEM_DOMAIN:
+            if self._absent and reading.at_us - self._looked_us >= LOOK_AGAIN_US:
+                self._look()
+            self._looked()
         return True
 
     async def _wait(self, name: str, domain: Domain) -> None:
         read_us = self._kernel.now_us()
         # Without a reading it would be at once, again and again.
-        wake_us = max(self._engine.wake_in_us(name), self._engine.state.settings.read_emergency_us)
+        least_us = self._engine.state.settings.of(name).read_emergency_us
+        wake_us = max(self._engine.wake_in_us(name), least_us)
         with trio.move_on_after(wake_us / 1_000_000) as asleep:
             await domain.wait_event()
         if asleep.cancelled_caught:
@@ -105,6 +186,7 @@ class Monitor:
     def _rest_us(self, name: str) -> int:
         """How long after a reading an event may bring the next: what is read on schedule needs no waking."""
         state = self._engine.state
+        settings = state.settings.of(name)
         if state.domains[name].level > Level.NORMAL:
-            return state.settings.read_pressed_us
-        return state.settings.read_emergency_us
+            return settings.read_pressed_us
+        return settings.read_emergency_us

@@ -6,42 +6,43 @@ the asker is an `error` with a code and a sentence, and costs nobody else anythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import lmkd_proto as wire
 
 import lmkd
-from lmkd.config import Config
 from lmkd.kernel.interface import Kernel
-from lmkd.model import SYSTEM_DOMAIN, Answer, App, AppClass, Level, Process, Unit, is_within
-from lmkd.policy.actions import Plain
-from lmkd.policy.events import AckReceived, AppGone, AppRegistered, AppUpdated
-from lmkd.service.client import Client
-from lmkd.service.describing import (
-    Standing,
-    describe_process,
-    describe_status,
-    give_part,
-    level_frame,
-    list_files,
+from lmkd.model import (
+    SYSTEM_DOMAIN,
+    Answer,
+    App,
+    AppClass,
+    Level,
+    Process,
+    Propagation,
+    Unit,
+    is_within,
 )
+from lmkd.policy.actions import Plain
+from lmkd.policy.events import AckReceived, AppGone, AppRegistered, AppRuled, AppUpdated
+from lmkd.policy.rules import Rule
+from lmkd.policy.settings import Settings
+from lmkd.service.client import Client
+from lmkd.service.describing import level_frame, list_files
 from lmkd.service.engine import Engine
-from lmkd.service.journal import Journal
 from lmkd.service.listening import has_peer_left
-from lmkd.service.projection import Projection
+from lmkd.service.questions import Questions
+from lmkd.service.recordings import Recordings
+from lmkd.service.refused import Answered, Refused
+from lmkd.service.roll import Roll
 from lmkd.service.server import KIB, Server, printable
 from lmkd.service.simulations import Simulations
 
 SIMULATION_MOST_MS = 600_000
-
-
-class Refused(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+SUBSCRIPTIONS_MOST = 32
+"""Of one client."""
+DOMAINS_NAMED = 20
 
 
 @dataclass(slots=True)
@@ -53,18 +54,16 @@ class Requests:
 
     engine: Engine
     kernel: Kernel
-    journal: Journal
-    projection: Projection
+    roll: Roll
+    questions: Questions
+    recordings: Recordings
     own_uid: int
-    own_pid: int
-    config: Config
     simulations: Simulations
     reload: Callable[[], str | None]
+    save_recording: Callable[[], str | None]
     registered: set[tuple[int, int]]
     server: Server | None = None
     next_app: int = 1
-    reload_problem: str | None = None
-    started_us: int = 0
     ceilings: dict[int, AppClass] = field(default_factory=dict)
     """The highest class that an app may have by its own word, where the controller has given it one."""
 
@@ -82,7 +81,11 @@ class Requests:
             self._hello(client, event)
             return
         try:
-            result, then = _HANDLERS[type(event)](self, client, event)
+            handler = _HANDLERS.get(type(event))
+            if handler is not None:
+                result, then = handler(self, client, event)
+            else:
+                result, then = _QUESTIONS[type(event)](self.questions, client, event)
         except Refused as refused:
             client.reply(wire.encode(wire.Error(number, refused.code, str(refused)[:512])))
             return
@@ -121,22 +124,63 @@ class Requests:
     # --- levels ----------------------------------------------------------------------------------------
 
     def _subscribe(self, client: Client, request: wire.Subscribe) -> Answered:
-        domain = self.engine.state.domains.get(request.domain)
-        if domain is None:
-            known = ", ".join(self.engine.state.domains)
-            raise Refused("unknown_domain", f"no domain {request.domain!r}; watched are: {known}")
+        subscribers = self._served.subscribers
+        domain = self._resolve(client, request.domain)
+        self._need_sight(client, domain)
+        held = subscribers.domains_of(client)
+        if domain not in held and len(held) >= SUBSCRIPTIONS_MOST:
+            raise Refused("too_many", f"a client may hear of {SUBSCRIPTIONS_MOST} domains")
+        propagation = Propagation(request.propagation)
+        subscribers.add(client, request.domain, domain, propagation)
+        state = self.engine.state
+        if domain not in state.domains:
+            subscribers.remove(client, request.domain)
+            known = ", ".join(list(state.domains)[:DOMAINS_NAMED])
+            text = f"no domain {domain!r} can be watched; watched are: {known}"
+            raise Refused("unknown_domain", text)
 
         def tell() -> None:
-            self._served.tell_level(
-                client, request.domain, level_frame(self.engine.state, request.domain)
+            state = self.engine.state
+            self._served.tell_level(client, domain, level_frame(state, domain))
+            for name in self._pressed_below(domain, propagation):
+                if client in subscribers.hearing_level(name, state.domains[name].level):
+                    self._served.tell_level(client, name, level_frame(state, name))
+
+        return {"domain": domain, "propagation": propagation.value}, tell
+
+    def _resolve(self, client: Client, asked: str) -> str:
+        """Return the domain that a client means: its own group is the kernel's word, not the client's."""
+        if asked == "/":
+            return SYSTEM_DOMAIN
+        if asked != "own":
+            return asked
+        own = self._peer(client).cgroup
+        return SYSTEM_DOMAIN if own == "/" else own
+
+    def _need_sight(self, client: Client, domain: str) -> None:
+        """Whoever is not the controller may hear of what is watched anyway, and of its own group, up and down."""
+        if domain in self.engine.state.domains or self._is_controller(client):
+            return
+        process = self.kernel.process(client.pid) if client.pid else None
+        own = None if process is None else process.cgroup
+        if own is None or not (is_within(own, domain) or (own != "/" and is_within(domain, own))):
+            raise Refused(
+                "forbidden", f"{domain!r} is neither watched nor above or below your group"
             )
 
-        if request.domain not in client.domains:
-            self._served.subscribe(client, request.domain)
-        return {}, tell
+    def _pressed_below(self, domain: str, propagation: Propagation) -> list[str]:
+        if propagation is Propagation.LOCAL:
+            return []
+        return [
+            name
+            for name, held in self.engine.state.domains.items()
+            if name not in (domain, SYSTEM_DOMAIN)
+            and held.level > Level.NORMAL
+            and is_within(name, domain)
+        ]
 
     def _unsubscribe(self, client: Client, request: wire.Unsubscribe) -> Answered:
-        if request.domain not in client.domains:
+        if self._served.subscribers.stands_for(client, request.domain) is None:
             raise Refused("not_subscribed", f"not subscribed to {request.domain!r}")
         self._served.unsubscribe(client, request.domain)
         return {}, None
@@ -149,22 +193,31 @@ class Requests:
         process = self._peer(client)
         if self._replace_earlier(process):
             process = self._peer(client)  # what was projected on it has been put back
+        rule = self._rule_for(process)
         app = App(
             self.next_app,
             process.pid,
             process.start_ticks,
             process.uid,
             request.name,
-            self._granted(client, AppClass[request.app_class.upper()]),
+            self._granted(client, AppClass[request.app_class.upper()], rule),
             process.cgroup,
             request.sheddable_bytes // KIB,
-            self._granted_unit(client, request.unit, process.cgroup),
+            self._granted_unit(client, Unit(request.unit), process.cgroup),
+            None if rule is None else rule.verdict.grace_us,
         )
         self.next_app += 1
         self._served.name_app(app.app, client)
         self.registered.add((app.pid, app.start_ticks))
-        self.projection.project(app, self.engine.state.settings, process.oom_score_adj)
+        self.roll.register(app)
         return self._describe_grant(app), lambda: self.engine.feed(AppRegistered(app))
+
+    def _rule_for(self, process: Process) -> Rule | None:
+        """Return the rule that speaks for a process once it has registered."""
+        known = self.roll.look(process.pid)
+        if known is None:
+            raise Refused("unknown_process", f"process {process.pid} has ended")
+        return self.engine.state.settings.rules.find(known.process, registered=True)
 
     def _peer(self, client: Client) -> Process:
         process = self.kernel.process(client.pid) if client.pid else None
@@ -183,23 +236,40 @@ class Requests:
                     replaced = True
         return replaced
 
-    def _granted(self, client: Client, claimed: AppClass) -> AppClass:
-        if self._is_controller(client):
+    def _granted(self, client: Client, claimed: AppClass, rule: Rule | None) -> AppClass:
+        explicit = None if rule is None else rule.verdict.ceiling
+        if self._is_controller(client) and explicit is None:
             return claimed
-        ceiling = self.engine.state.settings.claim_ceiling
+        ceiling = ceiling_of(rule, self.engine.state.settings)
         if client.app is not None:
             # What a controller has said of it stands above the rule for all.
             ceiling = self.ceilings.get(client.app, ceiling)
         return min(claimed, ceiling)
 
-    def _granted_unit(self, client: Client, unit: str, cgroup: str) -> Unit:
+    def _granted_unit(self, client: Client, unit: Unit, cgroup: str) -> Unit:
         # Its whole cgroup may hold others' programs: only the controller may put those at stake.
-        if unit == Unit.CGROUP.value and cgroup != "/" and self._is_controller(client):
-            return Unit.CGROUP
-        return Unit.PROCESS
+        if unit is Unit.CGROUP and (cgroup == "/" or not self._is_controller(client)):
+            return Unit.PROCESS
+        return unit
+
+    def follow_rules(self) -> None:
+        """Give every app what the rules give it now: they have been read again."""
+        settings = self.engine.state.settings
+        for app in list(self.engine.state.apps.values()):
+            known = self.roll.known.get(app.pid)
+            rule = None
+            if known is not None and known.identity == (app.pid, app.start_ticks):
+                rule = settings.rules.find(known.process, registered=True)
+            self.engine.feed(AppRuled(app.app, None if rule is None else rule.verdict.grace_us))
+            client = self._served.client_of(app.app)
+            if client is not None:
+                granted = self._granted(client, app.app_class, rule)
+                if granted is not app.app_class:
+                    self.engine.feed(AppUpdated(app.app, app_class=granted))
+            self.roll.register(self.engine.state.apps[app.app])
 
     def _describe_grant(self, app: App) -> dict[str, Plain]:
-        settings = self.engine.state.settings.classes[app.app_class]
+        settings = self.engine.state.settings
         inside = [name for name in self.engine.state.domains if is_within(app.cgroup, name)]
         innermost = max(
             (name for name in inside if name != SYSTEM_DOMAIN), key=len, default=SYSTEM_DOMAIN
@@ -209,8 +279,8 @@ class Requests:
             "class": app.app_class.word,
             "unit": app.unit.value,
             "domain": innermost,
-            "grace_ms": settings.grace_us // 1000,
-            "time_to_exit_ms": settings.time_to_exit_us // 1000,
+            "grace_ms": settings.grace_us(app) // 1000,
+            "time_to_exit_ms": settings.classes[app.app_class].time_to_exit_us // 1000,
         }
 
     def _own_app(self, client: Client) -> App:
@@ -223,7 +293,10 @@ class Requests:
         app = self._own_app(client)
         app_class = None
         if request.app_class is not None:
-            app_class = self._granted(client, AppClass[request.app_class.upper()])
+            known = self.roll.known.get(app.pid)
+            settings = self.engine.state.settings
+            rule = None if known is None else settings.rules.find(known.process, registered=True)
+            app_class = self._granted(client, AppClass[request.app_class.upper()], rule)
         sheddable = request.sheddable_bytes
         self._change(
             AppUpdated(
@@ -235,8 +308,7 @@ class Requests:
     def _change(self, event: AppUpdated) -> None:
         self.engine.feed(event)
         if event.app_class is not None:
-            app = self.engine.state.apps[event.app]
-            self.projection.project(app, self.engine.state.settings)
+            self.roll.register(self.engine.state.apps[event.app])
 
     def _unregister(self, client: Client, request: wire.Unregister) -> Answered:
         self._own_app(client)
@@ -250,7 +322,7 @@ class Requests:
         self.ceilings.pop(number, None)
         if app is not None:
             # In this order: what is not registered, a kernel of lent processes will not write.
-            self.projection.restore(app)
+            self.roll.unregister(app)
             self.registered.discard((app.pid, app.start_ticks))
         self.engine.feed(AppGone(number))
 
@@ -290,46 +362,33 @@ class Requests:
             begin = self.simulations.begin_for_all
         return {}, lambda: begin(self._served, client, level, request.duration_ms)
 
-    # --- asking ----------------------------------------------------------------------------------------
+    # --- the service -------------------------------------------------------------------------------------
 
-    def _status(self, client: Client, request: wire.Status) -> Answered:
-        standing = Standing(
-            uptime_ms=(self.engine.now_us() - self.started_us) // 1000,
-            own_pid=self.own_pid,
-            clients=len(self._served),
-            config_files=self.config.files,
-            reload_problem=self.reload_problem,
-        )
-        return describe_status(self.engine.state, self.kernel, standing), None
-
-    def _history(self, client: Client, request: wire.History) -> Answered:
-        if request.episode is None:
-            rows = self.journal.summaries()
-            return give_part("episodes", rows, request.after, request.limit), None
-        records = self.journal.records(request.episode)
-        if records is None:
-            raise Refused("unknown_episode", f"no episode {request.episode} is kept")
-        found = [row for row in self.journal.summaries() if row["episode"] == request.episode]
-        result = give_part("records", records, request.after, request.limit)
-        result["summary"] = found[0] if found else None
-        return result, None
-
-    def _explain(self, client: Client, request: wire.Explain) -> Answered:
-        process = self.kernel.process(request.pid)
-        if process is None:
-            raise Refused("unknown_process", f"no process has the pid {request.pid}")
-        return describe_process(self.engine.state, self.kernel, process, self.own_pid), None
+    def _record(self, client: Client, request: wire.Record) -> Answered:
+        self._need_controller(client, "to see the recordings")
+        saved = self.save_recording() if request.save else None
+        kept: list[Plain] = [*self.recordings.describe()]
+        return {"recordings": kept, "saved": saved}, None
 
     def _reload(self, client: Client, request: wire.Reload) -> Answered:
         self._need_controller(client, "to reload the configuration")
         problem = self.reload()
         if problem is not None:
             raise Refused("failed", problem)
-        return {"config_files": list_files(self.config.files)}, None
+        return {"config_files": list_files(self.questions.config.files)}, None
 
 
-Answered = tuple[Mapping[str, Plain], Callable[[], None] | None]
-"""The result of a request, and what is to happen once it has been sent."""
+def ceiling_of(rule: Rule | None, settings: Settings) -> AppClass:
+    """Return the highest class that a program may claim for itself: the rule's word, or what all may.
+
+    A rule that gives a class as such lets it be claimed; that of system is given, never claimed.
+    """
+    if rule is None:
+        return settings.claim_ceiling
+    if rule.verdict.ceiling is not None:
+        return rule.verdict.ceiling
+    return max(settings.claim_ceiling, min(rule.verdict.app_class, AppClass.FOREGROUND))
+
 
 _HANDLERS: dict[type, Callable[..., Answered]] = {
     wire.Subscribe: Requests._subscribe,
@@ -338,10 +397,16 @@ _HANDLERS: dict[type, Callable[..., Answered]] = {
     wire.Update: Requests._update,
     wire.Unregister: Requests._unregister,
     wire.Ack: Requests._ack,
-    wire.Status: Requests._status,
-    wire.History: Requests._history,
-    wire.Explain: Requests._explain,
     wire.Simulate: Requests._simulate,
     wire.SetClass: Requests._set_class,
     wire.Reload: Requests._reload,
+    wire.Record: Requests._record,
+}
+
+_QUESTIONS: dict[type, Callable[..., Answered]] = {
+    wire.Status: Questions.status,
+    wire.History: Questions.history,
+    wire.Explain: Questions.explain,
+    wire.Rules: Questions.rules,
+    wire.Processes: Questions.processes,
 }

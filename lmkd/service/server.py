@@ -34,6 +34,7 @@ from lmkd.model import Level, Unit
 from lmkd.policy.actions import Broadcast, Notify, ReportKilled, WarnKill
 from lmkd.service.client import RECEIVE_BYTES, SEND_BUFFER_BYTES, SEND_FLAGS, Client, notice_maker
 from lmkd.service.listening import read_credentials
+from lmkd.service.subscribers import Subscribers
 
 log = logging.getLogger("lmkd")
 
@@ -62,8 +63,12 @@ class Server:
         now_us: Callable[[], int],
         credentials: Credentials = read_credentials,
         most_clients: int | None = None,
+        wanted: Callable[[str, bool], None] = lambda domain, wanted: None,
     ) -> None:
-        """`most_clients` None: as many as there are descriptors for."""
+        """`most_clients` None: as many as there are descriptors for.
+
+        `wanted` hears when somebody listens to a domain, and when nobody does any more.
+        """
         self._listener = listener
         self._handle = handle
         self._forget = forget
@@ -75,7 +80,9 @@ class Server:
         """How many connections each uid has."""
         self._crowded: set[int] = set()
         """The uids that were refused one, which is logged once until they have none."""
-        self._subscribers: dict[str, dict[int, Client]] = {}
+        self.subscribers = Subscribers(
+            lambda domain: wanted(domain, True), lambda domain: wanted(domain, False)
+        )
         self._apps: dict[int, Client] = {}
         self._behind: set[Client] = set()
         if most_clients is None:
@@ -90,26 +97,21 @@ class Server:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def subscriber_count(self, domain: str) -> int:
-        """Return how many listen to a domain."""
-        return len(self._subscribers.get(domain, ()))
-
     # --- telling ---------------------------------------------------------------------------------------
 
     def broadcast(self, action: Broadcast) -> None:
-        """Tell every subscriber of a domain its level."""
-        self.broadcast_frame(
-            action.domain,
-            pressure_frame(action.domain, action.level, action.reason, action.available_kib),
-        )
+        """Tell everybody who hears of a domain its level."""
+        frame = pressure_frame(action.domain, action.level, action.reason, action.available_kib)
+        hearing = self.subscribers.hearing_level(action.domain, action.level)
+        self._tell_level(hearing, action.domain, frame)
 
     def broadcast_frame(self, domain: str, frame: bytes) -> None:
         """Tell every subscriber of a domain what is in this frame."""
-        self._tell_level(self._subscribers.get(domain, {}).values(), domain, frame)
+        self._tell_level(self.subscribers.hearing(domain), domain, frame)
 
     def tell_level(self, client: Client, domain: str, frame: bytes) -> None:
-        """Tell one subscriber, if it still listens."""
-        if client.sock.fileno() in self._clients and domain in client.domains:
+        """Tell one client, if it is still there."""
+        if client.sock.fileno() in self._clients:
             self._tell_level((client,), domain, frame)
 
     def notify(self, action: Notify) -> None:
@@ -143,7 +145,7 @@ class Server:
             self._drop_broken((client,))
 
     def report(self, action: ReportKilled) -> None:
-        """Tell every subscriber of a domain who died and why."""
+        """Tell everybody who hears of a domain who died and why."""
         victim = action.victim
         frame = encode(
             Killed(
@@ -155,10 +157,10 @@ class Server:
                 action.freed_kib * KIB,
             )
         )
-        subscribers = list(self._subscribers.get(action.domain, {}).values())
-        for client in subscribers:
+        hearing = self.subscribers.hearing_news(action.domain)
+        for client in hearing:
             client.push_killed(frame)
-        self._drop_broken(subscribers)
+        self._drop_broken(hearing)
 
     def say_bye(self, reason: str) -> None:
         """Tell everybody that we leave, as far as their sockets take it, and close."""
@@ -174,7 +176,7 @@ class Server:
     def _tell_level(self, clients: Iterable[Client], domain: str, frame: bytes) -> None:
         kind, length = f"pressure {domain}", len(frame)
         broken: list[Client] = []
-        for client in list(clients):
+        for client in clients:
             # The same as client.push, without its calls where all goes well: they took a fifth of a broadcast.
             if client.clear:
                 try:
@@ -193,16 +195,11 @@ class Server:
 
     # --- who listens to what -----------------------------------------------------------------------------
 
-    def subscribe(self, client: Client, domain: str) -> None:
-        """Have a client hear of a domain."""
-        self._subscribers.setdefault(domain, {})[client.sock.fileno()] = client
-        client.domains = (*client.domains, domain)
-
-    def unsubscribe(self, client: Client, domain: str) -> None:
-        """Have it hear no more of it."""
-        del self._subscribers[domain][client.sock.fileno()]
-        client.domains = tuple(kept for kept in client.domains if kept != domain)
-        client.withdraw(f"pressure {domain}")
+    def unsubscribe(self, client: Client, asked: str) -> None:
+        """Have a client hear no more of what it subscribed to by these words."""
+        domain = self.subscribers.remove(client, asked)
+        if domain is not None:
+            client.withdraw(f"pressure {domain}")
 
     def name_app(self, app: int, client: Client) -> None:
         """Say which client speaks for an app."""
@@ -383,10 +380,9 @@ class Server:
         if not self._held[client.uid]:
             del self._held[client.uid]
             self._crowded.discard(client.uid)
-        for domain in client.domains:
-            self._subscribers[domain].pop(fd, None)
         self._behind.discard(client)
         client.close()
+        self.subscribers.forget(client)
         self._forget(client)
         self._resume_accepting()
 

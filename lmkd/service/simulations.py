@@ -34,7 +34,7 @@ class Simulations:
         if client.broken:
             return
         reason = "simulated for this client alone"
-        for name in client.domains:
+        for name in server.subscribers.domains_of(client):
             server.tell_level(client, name, pressure_frame(name, level, reason, 0, simulated=True))
         apps = (client.app,) if client.app is not None else ()
         self._feed(client, apps, level, duration_ms)
@@ -42,7 +42,7 @@ class Simulations:
         def end() -> None:
             client.simulating = False
             self._own.pop(client, None)
-            for name in client.domains:
+            for name in server.subscribers.domains_of(client):
                 server.tell_level(client, name, level_frame(self.engine.state, name))
 
         self._own[client] = self.later(duration_ms / 1000, end)

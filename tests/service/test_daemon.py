@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -64,7 +63,7 @@ async def test_a_bad_configuration_leaves_the_running_one_in_place(
         await trio.sleep(0.5)
         problem = (await app.get(wire.Status))["reload_problem"]
         assert isinstance(problem, str)
-        assert "over.toml:2: classes.cached.grace" in problem
+        assert "over.toml:2:9: classes.cached.grace" in problem
         assert problem in caplog.text
         assert (await app.get(wire.Update, name="still here"))["grace_ms"] == 1000
         (tmp_path / "over.toml").write_text("")
@@ -231,7 +230,7 @@ async def test_what_was_there_before_is_put_back(
         else:
             await house.leave()
         assert adj_of(house, app.pid) == 37
-    assert json.loads((tmp_path / "state" / "oom_score_adj.json").read_text()) == []
+    assert (tmp_path / "state" / "projected").read_text() == ""
 
 
 class LendingKernel(SimulatedKernel):
@@ -282,9 +281,9 @@ async def test_a_restart_after_sigkill_makes_oom_score_adj_true_again(
     async with running(tmp_path, kernel, state_dir=str(state)) as house:
         back = await house.run_app("back", "cached", 10, oom_score_adj=37)
         lost = await house.run_app("lost", "background", 10)
-        left_behind = (state / "oom_score_adj.json").read_bytes()
+        left_behind = (state / "projected").read_bytes()
     # As SIGKILL would have left it:
-    (state / "oom_score_adj.json").write_bytes(left_behind)
+    (state / "projected").write_bytes(left_behind)
     for pid, projected in ((back.pid, 900), (lost.pid, 700)):
         process = kernel.process(pid)
         assert process is not None

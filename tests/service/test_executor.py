@@ -54,7 +54,7 @@ class Gallows:
             pid,
             process.start_ticks,
             process.comm,
-            AppClass.CACHED,
+            AppClass.SERVICE,
             "",
             process.size_kib,
             unit,
@@ -72,7 +72,7 @@ class Gallows:
 async def gallows() -> AsyncIterator[Gallows]:
     kernel, engine = SimulatedKernel(), DeafEngine()
     async with trio.open_nursery() as nursery:
-        executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand())
+        executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand(), kernel.process)
         yield Gallows(kernel, executor, engine)
         nursery.cancel_scope.cancel()
 
@@ -170,10 +170,17 @@ async def test_a_handle_that_is_closed_before_the_wait_begins_is_not_waited_on()
         process = kernel.process(child.pid)
         assert process is not None
         victim = Victim(
-            child.pid, process.start_ticks, "sleep", AppClass.CACHED, "", 1, Unit.PROCESS, "/"
+            child.pid,
+            process.start_ticks,
+            "sleep",
+            AppClass.SYSTEM,  # whatever this machine's own places make of it
+            "",
+            1,
+            Unit.PROCESS,
+            "/",
         )
         async with trio.open_nursery() as nursery:
-            executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand())
+            executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand(), kernel.process)
             executor.signal(SendSignal(SYSTEM_DOMAIN, 1, victim, Signal.TERM))
             executor.release(1)
     assert engine.fed == []

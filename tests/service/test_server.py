@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from lmkd.model import AppClass, Level, Unit, Victim
+from lmkd.model import AppClass, Level, Propagation, Unit, Victim
 from lmkd.policy.actions import Broadcast, Notify, ReportKilled, WarnKill
 from lmkd.service.client import KILLED_MOST, Client
 from lmkd.service.listening import bind_socket
@@ -53,7 +53,7 @@ class Desk:
             case wire.Hello():
                 client.reply(wire.encode(wire.Welcome(event.id, 1, "desk", False)))
             case wire.Subscribe():
-                self.server.subscribe(client, event.domain)
+                self.server.subscribers.add(client, event.domain, event.domain, Propagation.LOCAL)
                 client.reply(wire.encode(wire.Ok(event.id)))
             case wire.Unsubscribe():
                 self.server.unsubscribe(client, event.domain)
@@ -273,7 +273,7 @@ async def test_a_descriptor_that_is_used_again_belongs_to_the_new_client(
         await wait_all_tasks_blocked()
         second = await desk.connect(2)
         assert desk.clients[2].sock.fileno() == number
-        assert desk.server.subscriber_count("system") == 0
+        assert desk.server.subscribers.count("system") == 0
         desk.tell(Level.LOW)
         await second.get(wire.Status)
         assert [type(message) for message in second.heard] == [wire.Welcome, wire.Ok]

@@ -1,0 +1,51 @@
+"""Find who belongs to a tree of processes at this moment, and take hold of them.
+
+Descendants are found by their parents, as long as they stayed in the cgroup of the root. Who was given to init or a
+subreaper because its parent ended between two looks is found by its session, where a process of the tree leads that:
+a session is joined by being born into it and in no other way, so all in it are descendants. What to do with them is
+for the executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lmkd.kernel.interface import Kernel, VictimHandle
+from lmkd.model import Process
+from lmkd.policy.groups import stayed_in
+
+Look = Callable[[int], Process | None]
+
+
+def find_descendants(
+    kernel: Kernel, look: Look, roots: Sequence[int], cgroup: str
+) -> list[Process]:
+    """Return the descendants of processes that are in a cgroup, parents before children, the roots left out."""
+    seen = set(roots)
+    waiting = list(roots)
+    found: list[Process] = []
+
+    def take(process: Process | None) -> None:
+        if process is not None and stayed_in(process.cgroup, cgroup):
+            found.append(process)
+            waiting.append(process.pid)
+
+    while waiting:
+        for pid in kernel.child_pids(waiting.pop(0)):
+            if pid not in seen:
+                seen.add(pid)
+                take(look(pid))
+    if cgroup == "/":
+        return found  # no cgroup to look through, and to read every process would take too long
+    for pid in kernel.cgroup_pids(cgroup):
+        if pid not in seen:
+            process = look(pid)
+            if process is not None and process.session in seen:
+                take(process)
+    return found
+
+
+def hold_all(kernel: Kernel, processes: Sequence[Process]) -> list[VictimHandle]:
+    """Take hold of processes; those that are gone by now are left out."""
+    held = (kernel.open_victim(process.pid, process.start_ticks) for process in processes)
+    return [handle for handle in held if handle is not None]

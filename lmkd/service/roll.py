@@ -1,0 +1,363 @@
+"""The roll: every process that is known, what the rules say of it, and the place it was given for it.
+
+A newcomer is read and matched at once, whether the kernel told of it or a look at /proc found it. What our own
+projection wrote is taken out of what is read: a process is judged by the oom_score_adj that others gave it, also by
+one that it inherited from a parent to which we gave a place.
+
+Nothing is decided here but places; who dies is for the heart, which is given processes as they are read then. After
+lost events there is a new look at everything, so the worst that a storm can do is that a place is given late.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmkd.kernel.interface import Kernel
+from lmkd.model import (
+    SYSTEM_DOMAIN,
+    App,
+    AppClass,
+    Details,
+    Mark,
+    Process,
+    ProcessEvent,
+    ProcessEventKind,
+    Unit,
+)
+from lmkd.policy.classify import Classed, classify
+from lmkd.policy.settings import Settings
+from lmkd.service.projection import Projection, Written
+
+log = logging.getLogger("lmkd")
+
+YOUNG_US = (1_000_000, 10_000_000)
+"""At these ages a process is looked at once more: it may have been seen between fork and exec, and nobody tells when
+somebody puts it into another cgroup, which is done to the young."""
+YOUNG_MOST = 10_000
+"""Who is young beyond that, in a storm, is looked at with everybody else."""
+SPREAD = 99
+"""How far bias, marks and trust may move a place: classes are 200 apart, and none may reach the next."""
+EXEMPT_ADJ = -1000
+STRICT_ADJ = 1000
+
+Identity = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Known:
+    """One process on the roll."""
+
+    process: Process
+    """As it was read last, with the oom_score_adj that others gave it."""
+    classed: Classed
+    app: App | None
+
+    @property
+    def identity(self) -> Identity:
+        return self.process.pid, self.process.start_ticks
+
+
+def place_of(known: Known, settings: Settings) -> int | None:
+    """Return the oom_score_adj that says what the rules say; None where we have no say.
+
+    Nobody is raised whom others have lowered, where it is to be kept anyway: a place of 0 is not for one at -500.
+    """
+    process, classed, app = known.process, known.classed, known.app
+    if classed.never is not None and classed.rule is None:
+        return None  # init, this daemon, a kernel thread, or another user's
+    own = process.oom_score_adj
+    rule = classed.rule
+    if rule is not None and rule.verdict.exempt:
+        return EXEMPT_ADJ
+    app_class = classed.app_class if app is None else app.app_class
+    adj = settings.classes[app_class].oom_score_adj
+    if app_class >= AppClass.FOREGROUND:
+        return min(adj, own) if app is None else adj
+    if app is None and rule is None and settings.strict:
+        return STRICT_ADJ
+    shift = (rule.verdict.bias // 2 if rule is not None else 0) - 25 * min(process.mark, Mark.AVOID)
+    return max(-999, min(adj + max(-SPREAD, min(shift, SPREAD)), 1000))
+
+
+class Roll:
+    """All processes that are known."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        projection: Projection,
+        settings: Settings,
+        own_pid: int,
+        now_us: Callable[[], int],
+        scope: str = "all",
+    ) -> None:
+        """`scope` says whose place is written: "all", "registered" programs', or "none"."""
+        self._kernel = kernel
+        self._projection = projection
+        self._settings = settings
+        self._own_pid = own_pid
+        self._now_us = now_us
+        self.scope = scope
+        self.known: dict[int, Known] = {}
+        self._apps: dict[Identity, App] = {}
+        self._together: Counter[str] = Counter()
+        """How many processes are in each cgroup that dies as a whole."""
+        self.hits: Counter[int] = Counter()
+        """How many processes each rule was given to, by its place in the list."""
+        self.unruled_hits = 0
+        self._numbers: dict[int, int] = {}
+        self._details = Details()
+        self._young: tuple[deque[tuple[int, Identity]], ...] = tuple(deque() for _ in YOUNG_US)
+        """For each age who comes to it when, in order."""
+        self.follow(settings, self.scope)
+
+    # --- the rules ---------------------------------------------------------------------------------------
+
+    def follow(self, settings: Settings, scope: str) -> None:
+        """Go by these settings from now on; everybody known is matched anew, and the counters begin again."""
+        self._settings, self.scope = settings, scope
+        self._details = settings.rules.details
+        self._numbers = {id(rule): number for number, rule in enumerate(settings.rules.rules)}
+        self.hits.clear()
+        self.unruled_hits = 0
+        for known in list(self.known.values()):
+            # Read anew: the new rules may ask what the old ones did not.
+            process = self._kernel.process(known.process.pid, self._details)
+            if process is None or process.start_ticks != known.process.start_ticks:
+                self._drop(known.process.pid)
+            else:
+                self._enter(self._with_own_adj(process), known.app, known)
+
+    # --- who comes and goes ------------------------------------------------------------------------------
+
+    def take(self, batch: Iterable[ProcessEvent]) -> None:
+        """Take what the kernel tells of processes, in its order. Who came and went within it is passed over."""
+        ended: dict[int, int] = {}
+        batch = list(batch)
+        for number, event in enumerate(batch):
+            if event.kind is ProcessEventKind.EXIT:
+                ended[event.pid] = number
+        for number, event in enumerate(batch):
+            if event.kind is ProcessEventKind.EXIT:
+                self._take_exit(event.pid)
+            elif ended.get(event.pid, -1) < number:
+                if event.kind is ProcessEventKind.FORK:
+                    self._take_fork(event.pid, event.parent_pid)
+                elif event.kind is not ProcessEventKind.COMM or self._asks_comm:
+                    self.look(event.pid)
+
+    def _take_exit(self, pid: int) -> None:
+        """The word is about the first thread: others may live on without it, and are the same process."""
+        known = self.known.get(pid)
+        if known is not None and self._kernel.start_ticks(pid) != known.process.start_ticks:
+            self._drop(pid)
+
+    def _take_fork(self, pid: int, parent_pid: int) -> None:
+        """A child is as its parent until it execs; it is read only where it may be otherwise."""
+        parent = self.known.get(parent_pid)
+        if parent is None or parent.app is not None or self._details.parent or pid in self.known:
+            self.look(pid)
+            return
+        start_ticks = self._kernel.start_ticks(pid)
+        if start_ticks is None:
+            return
+        process = replace(parent.process, pid=pid, start_ticks=start_ticks, ppid=parent_pid)
+        written = self._projection.written(parent.identity)
+        if written is not None:
+            own = parent.process.oom_score_adj
+            self._projection.inherit((pid, start_ticks), Written(own, written))
+        self.known[pid] = Known(process, parent.classed, None)
+        self._note_young(self.known[pid])
+        self._count_together(parent.classed, process.cgroup, 1)
+
+    @property
+    def _asks_comm(self) -> bool:
+        return any(
+            condition.subject == "comm"
+            for rule in self._settings.rules.rules
+            for condition in rule.conditions
+        )
+
+    def look(self, pid: int) -> Known | None:
+        """Read a process now and match it; None when it is gone."""
+        process = self._kernel.process(pid, self._details)
+        if process is None:
+            self._drop(pid)
+            return None
+        return self.see(process)
+
+    def see(self, process: Process) -> Known:
+        """Take a process as it was just read, match it where it changed, and give it its place."""
+        before = self.known.get(process.pid)
+        if before is not None and before.process.start_ticks != process.start_ticks:
+            self._drop(process.pid)
+            before = None
+        process = self._with_own_adj(process)
+        app = self._apps.get((process.pid, process.start_ticks))
+        if before is not None and before.app is app and _same(before.process, process):
+            before.process = process
+            return before
+        return self._enter(process, app, before)
+
+    def _enter(self, process: Process, app: App | None, before: Known | None) -> Known:
+        classed = classify(process, self._settings, self._own_pid, registered=app is not None)
+        known = self.known[process.pid] = Known(process, classed, app)
+        if before is None:
+            self._note_young(known)
+        else:
+            self._count_together(before.classed, before.process.cgroup, -1)
+        self._count(classed)
+        self._count_together(classed, process.cgroup, 1)
+        self._give_place(known)
+        return known
+
+    def _count(self, classed: Classed) -> None:
+        if classed.rule is not None:
+            self.hits[self._numbers[id(classed.rule)]] += 1
+        elif classed.never is None:
+            self.unruled_hits += 1
+
+    def _drop(self, pid: int) -> None:
+        known = self.known.pop(pid, None)
+        if known is not None:
+            self._projection.forget(known.identity)
+            self._count_together(known.classed, known.process.cgroup, -1)
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    def look_at_all(self) -> None:
+        """Read every process: at the start, and when events were lost."""
+        found = self._kernel.scan(SYSTEM_DOMAIN, 0, self._details)
+        for pid in self.known.keys() - {process.pid for process in found}:
+            self._drop(pid)
+        # Parents first, so that what a child inherited of ours is known for ours.
+        for process in sorted(found, key=lambda one: (one.start_ticks, one.pid)):
+            self.see(process)
+        self._projection.inherited.clear()
+
+    def look_for_new(self) -> None:
+        """Find who came and went by their pids alone, and read the newcomers."""
+        pids = set(self._kernel.pids())
+        for pid in self.known.keys() - pids:
+            self._drop(pid)
+        for pid in sorted(pids - self.known.keys()):
+            self.look(pid)
+
+    def look_at_young(self) -> None:
+        """Read those once more who have come to an age at which that is due."""
+        now_us = self._now_us()
+        for waiting in self._young:
+            while waiting and waiting[0][0] <= now_us:
+                _, (pid, start_ticks) = waiting.popleft()
+                known = self.known.get(pid)
+                if known is not None and known.process.start_ticks == start_ticks:
+                    self.look(pid)
+
+    def _note_young(self, known: Known) -> None:
+        if known.process.kernel_thread:
+            return
+        now_us = self._now_us()
+        for age_us, waiting in zip(YOUNG_US, self._young, strict=True):
+            if len(waiting) < YOUNG_MOST:
+                waiting.append((now_us + age_us, known.identity))
+
+    def corrected(self, processes: Iterable[Process]) -> tuple[Process, ...]:
+        """Return processes as they were read, but judged by what others gave them; the roll learns from it."""
+        return tuple(self.see(process).process for process in processes)
+
+    # --- registered programs -----------------------------------------------------------------------------
+
+    def register(self, app: App) -> None:
+        """A program has registered, or its class has changed."""
+        identity = (app.pid, app.start_ticks)
+        self._apps[identity] = app
+        known = self.known.get(app.pid)
+        if known is not None and known.identity == identity:
+            self._enter(known.process, app, known)
+        else:
+            self.look(app.pid)
+
+    def unregister(self, app: App) -> None:
+        """It speaks for itself no more; the rules do."""
+        identity = (app.pid, app.start_ticks)
+        self._apps.pop(identity, None)
+        known = self.known.get(app.pid)
+        if known is not None and known.identity == identity:
+            self._enter(known.process, None, known)
+
+    # --- places ------------------------------------------------------------------------------------------
+
+    def _with_own_adj(self, process: Process) -> Process:
+        """Return a process with the oom_score_adj that others gave it."""
+        identity = (process.pid, process.start_ticks)
+        known = self.known.get(process.pid)
+        written = self._projection.written(identity)
+        if written is not None and known is not None:
+            if process.oom_score_adj == written:
+                return replace(process, oom_score_adj=known.process.oom_score_adj)
+            self._projection.forget(identity)  # somebody has set another one since
+            return process
+        left = self._projection.inherited.get(identity)
+        if left is not None and left.written == process.oom_score_adj:
+            self._projection.inherit(identity, left)
+            return replace(process, oom_score_adj=left.before)
+        parent = self.known.get(process.ppid)
+        if known is None and parent is not None:
+            placed = self._projection.written(parent.identity)
+            own = parent.process.oom_score_adj
+            if placed is not None and placed == process.oom_score_adj:
+                self._projection.inherit(identity, Written(own, placed))
+                return replace(process, oom_score_adj=own)
+        return process
+
+    def _give_place(self, known: Known) -> None:
+        own = known.process.oom_score_adj
+        wanted = place_of(known, self._settings) if self._is_in_scope(known) else None
+        self._projection.project(known.identity, own, own if wanted is None else wanted)
+
+    def _is_in_scope(self, known: Known) -> bool:
+        if self._settings.dry_run or self.scope == "none":
+            return False
+        return known.app is not None or self.scope == "all"
+
+    def _count_together(self, classed: Classed, cgroup: str, by: int) -> None:
+        """Have the kernel's killer take a cgroup as a whole for as long as somebody in it is such a unit."""
+        rule = classed.rule
+        if rule is None or rule.verdict.unit is not Unit.CGROUP or classed.never is not None:
+            return
+        path = rule.unit_path(cgroup)
+        if path == "/":
+            return
+        self._together[path] += by
+        if self._together[path] <= 0:
+            del self._together[path]
+            self._projection.let_apart(path)
+        elif self.scope == "all" and not self._settings.dry_run:
+            self._projection.hold_together(path)
+
+
+_ASKED = (
+    "comm",
+    "exe",
+    "uid",
+    "gid",
+    "cgroup",
+    "oom_score_adj",
+    "mark",
+    "parent_comm",
+    "cmdline",
+    "environ",
+)
+
+
+def _facts(process: Process) -> tuple[Any, ...]:
+    return tuple(getattr(process, name) for name in _ASKED)
+
+
+def _same(one: Process, other: Process) -> bool:
+    """Whether rules and places have nothing new to go by. Its size alone changes no place."""
+    return _facts(one) == _facts(other)
