@@ -23,7 +23,7 @@ from lmkd.ctl.arguments import (
     WRONG_ARGUMENTS,
     parse_arguments,
 )
-from lmkd.ctl.commands import run_command
+from lmkd.ctl.commands import CommandFailed, run_command
 from lmkd.ctl.page import open_page
 from lmkd.ctl.result import printable
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        run_command(arguments, open_page(sys.stdout))
+        return run_command(arguments, open_page(sys.stdout))
     except OSError as error:
         # What Python still holds for a reader that is gone is not to be tried again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error.message or error.code, FAILED)
     except LocalProtocolError as error:
         return _complain(str(error), WRONG_ARGUMENTS)
-    except LmkdError as error:
+    except (LmkdError, CommandFailed) as error:
         return _complain(str(error), FAILED)
-    return DONE
 
 
 def _say_unavailable(error: DaemonUnavailable) -> str:

@@ -1,33 +1,50 @@
 """Do what a command asks: put the questions, and print the answers for a person or for a script.
 
 For a script: one JSON document, for `watch` one a line. For a person: blocks on a page. Lists that come in parts are
-asked for until they are whole.
+asked for until they are whole. What asks no daemon is in lmkd.ctl.offline.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable
 
 from lmkd_client import Client, connect
 
+from lmkd.ctl.arguments import DONE
+from lmkd.ctl.explaining import describe_kill, describe_process
 from lmkd.ctl.live import Event, describe_event, rehearse, watch
 from lmkd.ctl.page import Line, Page
+from lmkd.ctl.recordings import describe_recordings, find_latest
 from lmkd.ctl.result import Row, number, row, rows, text, texts
-from lmkd.ctl.standing import describe_apps, describe_episodes, describe_process, describe_status
+from lmkd.ctl.rulebook import describe_rules, describe_unruled
+from lmkd.ctl.standing import describe_apps, describe_episodes, describe_status
 from lmkd.ctl.story import tell_story
 from lmkd.ctl.words import time_words
 
 PART_MOST = 1_000
 
 
-def run_command(arguments: Namespace, page: Page) -> None:
-    """Run one command to its end. Raises what lmkd_client raises."""
-    lasting = arguments.command == "watch"
+class CommandFailed(Exception):
+    """A command could not be done here, and why, in a line."""
+
+
+def run_command(arguments: Namespace, page: Page) -> int:
+    """Run one command to its end; return its exit code. Raises what lmkd_client raises, and CommandFailed."""
+    # Set only where it was given (lmkd.ctl.arguments).
+    arguments.json = getattr(arguments, "json", False)
+    command = _COMMANDS.get(arguments.action)
+    if command is None:
+        from lmkd.ctl.offline import run_offline
+
+        return run_offline(arguments, page, as_json=arguments.json)
+    lasting = arguments.action == "watch"
     with connect(arguments.socket, name="lmkctl", reconnect=lasting) as client:
-        _COMMANDS[arguments.command](client, arguments, page)
+        command(client, arguments, page)
+    return DONE
 
 
 def _print_json(page: Page, document: Row) -> None:
@@ -45,6 +62,9 @@ def _status(client: Client, arguments: Namespace, page: Page) -> None:
 
 
 def _apps(client: Client, arguments: Namespace, page: Page) -> None:
+    if arguments.unruled:
+        _unruled(client, arguments, page)
+        return
     status = client.status()
     if arguments.json:
         _print_json(page, {key: status.get(key) for key in ("apps", "app_count", "truncated")})
@@ -52,11 +72,30 @@ def _apps(client: Client, arguments: Namespace, page: Page) -> None:
         page.draw(describe_apps(status))
 
 
+def _unruled(client: Client, arguments: Namespace, page: Page) -> None:
+    found, last = read_parts(
+        lambda after, most: client.processes(unruled=True, after=after, limit=most), "processes"
+    )
+    if arguments.json:
+        _print_json(page, {"processes": found, "total": last.get("total")})
+    else:
+        page.draw(describe_unruled(found))
+
+
+def _rules(client: Client, arguments: Namespace, page: Page) -> None:
+    found, last = read_parts(client.rules, "rules")
+    said = {key: value for key, value in last.items() if key not in ("rules", "next")}
+    if arguments.json:
+        _print_json(page, {"rules": found, **said})
+    else:
+        page.draw(describe_rules(found, said))
+
+
 def _watch(client: Client, arguments: Namespace, page: Page) -> None:
     domains = list(dict.fromkeys(arguments.domain or ["system"]))
     show = _shown_json if arguments.json else _shown
     try:
-        for event in watch(client, domains, _now_unix_ms):
+        for event in watch(client, domains, arguments.propagation, _now_unix_ms):
             show(page, event)
     except KeyboardInterrupt:
         return
@@ -146,11 +185,36 @@ def _simulate(client: Client, arguments: Namespace, page: Page) -> None:
 
 
 def _explain(client: Client, arguments: Namespace, page: Page) -> None:
-    explained = client.explain(arguments.pid)
+    explained = client.explain(arguments.pid, kill=arguments.kill)
     if arguments.json:
         _print_json(page, explained)
+    elif arguments.kill is not None:
+        page.draw(describe_kill(explained, _now_unix_ms(), None))
     else:
         page.draw(describe_process(explained))
+
+
+def _record(client: Client, arguments: Namespace, page: Page) -> None:
+    recorded = client.record()
+    copied: str | None = None
+    if arguments.file is not None:
+        latest = find_latest(recorded)
+        if latest is None:
+            raise CommandFailed("no recording is kept yet, so there is none to copy")
+        try:
+            shutil.copyfile(latest, arguments.file)
+        except shutil.SameFileError:
+            raise CommandFailed(f"{arguments.file}: that is the recording itself") from None
+        except OSError as error:
+            where = latest if error.filename == latest else arguments.file
+            raise CommandFailed(f"{where}: {error.strerror}") from None
+        copied = arguments.file
+    if arguments.json:
+        _print_json(page, {**recorded, "copied_to": copied})
+        return
+    page.draw(describe_recordings(recorded, _now_unix_ms(), None))
+    if copied is not None:
+        page.draw([Line(), Line(f"Copied to {copied}. To run it again: lmkctl replay {copied}")])
 
 
 def _reload(client: Client, arguments: Namespace, page: Page) -> None:
@@ -181,6 +245,8 @@ def _now_unix_ms() -> int:
 _COMMANDS: dict[str, Callable[[Client, Namespace, Page], None]] = {
     "status": _status,
     "apps": _apps,
+    "rules": _rules,
+    "record": _record,
     "watch": _watch,
     "history": _history,
     "simulate": _simulate,

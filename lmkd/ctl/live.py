@@ -7,6 +7,7 @@ person. Times are when this program heard of it, not when it was decided.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 
@@ -19,6 +20,8 @@ from lmkd.ctl.words import clock_words, size_words, time_words
 LOOK_MS = 100
 """How long one domain is listened to before the next is looked at, and before a lost daemon is noticed."""
 REHEARSAL_LOOK_MS = 20
+YIELDED_REMEMBERED = 64
+"""Events that may still come from another subscription too."""
 PATIENCE_MS = 3_000
 """How long to wait, when a rehearsal is over, for the word that says so."""
 OWN_NAME = "lmkctl"
@@ -76,10 +79,14 @@ def _kib(event: Row, key: str) -> int | None:
 
 
 def watch(
-    client: Client, domains: Sequence[str], now_unix_ms: Callable[[], int]
+    client: Client, domains: Sequence[str], propagation: str, now_unix_ms: Callable[[], int]
 ) -> Iterator[Event]:
-    """Yield all events of these domains, for ever; and when the daemon leaves and comes back."""
-    subscriptions = [client.subscribe(domain) for domain in domains]
+    """Yield all events of these domains, for ever; and when the daemon leaves and comes back.
+
+    What several of them hear is yielded once.
+    """
+    subscriptions = [client.subscribe(domain, propagation) for domain in domains]
+    yielded: deque[Heard] = deque(maxlen=YIELDED_REMEMBERED)
     greeting, away = client.welcome, False
     while True:
         found = _listen(subscriptions, LOOK_MS)
@@ -92,7 +99,10 @@ def watch(
             if greeting is not None:
                 yield _own_event("back", f"{greeting.server} is back", now_unix_ms())
         for message in found:
-            yield event_of(message, now_unix_ms())
+            # One message is one value, whichever subscriptions it went to; an equal one is news.
+            if not any(message is earlier for earlier in yielded):
+                yielded.append(message)
+                yield event_of(message, now_unix_ms())
 
 
 def rehearse(

@@ -1,4 +1,4 @@
-"""How things stand, in blocks of text: status, apps, episodes, and what would become of one process.
+"""How things stand, in blocks of text: status, apps and episodes.
 
 Pure: results and the time in, blocks out.
 """
@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from datetime import tzinfo
 
 from lmkd.ctl.page import Block, Column, Line, Table
-from lmkd.ctl.result import Row, flag, number, printable, row, rows, text, texts
+from lmkd.ctl.result import Row, flag, number, printable, rows, text, texts
+from lmkd.ctl.rulebook import list_warnings
 from lmkd.ctl.words import (
     NOT_SAID,
     ago_words,
     count_words,
     date_words,
     share_words,
+    signed_words,
     size_words,
     time_words,
 )
@@ -52,6 +54,12 @@ _EPISODE_COLUMNS = (
     Column("ended", right=True),
 )
 
+_BIRTHS = {
+    "netlink": "New processes are under policy at once: the kernel tells of each.",
+    "scan": "New processes are under policy at the next look at all processes.",
+    "off": "New processes are under policy only when somebody must die.",
+}
+
 
 def describe_status(status: Row) -> list[Block]:
     """Return the daemon, its domains, and what is the matter with it."""
@@ -69,6 +77,14 @@ def describe_status(status: Row) -> list[Block]:
     blocks: list[Block] = [Line(", ".join(parts))]
     if flag(status, "dry_run"):
         blocks.append(Line("Dry run: it decides and records, but never signals anybody."))
+    if flag(status, "strict"):
+        blocks.append(Line("Strict: what no rule speaks for is the first to go."))
+    relayed_from = text(status, "relayed_from")
+    if relayed_from:
+        blocks.append(Line(f"Levels are those of the system's daemon, at {relayed_from}."))
+    births = _BIRTHS.get(text(status, "process_events"))
+    if births:
+        blocks.append(Line(births))
     domains = rows(status, "domains")
     blocks += [Line(), Table(_DOMAIN_COLUMNS, tuple(_domain_cells(domain) for domain in domains))]
     for domain in domains:
@@ -81,7 +97,7 @@ def describe_status(status: Row) -> list[Block]:
     if isinstance(problem, str):
         blocks += [Line(), Line("The configuration on disk has mistakes; the one before it stays:")]
         blocks += [Line(printable(line), "  ") for line in problem.splitlines()]
-    return blocks
+    return blocks + list_warnings(status)
 
 
 def _in_seconds(ms: int | None) -> int | None:
@@ -138,20 +154,13 @@ def _app_cells(app: Row) -> tuple[str, ...]:
         size_words(number(app, "sheddable_kib")),
         text(app, "told", NOT_SAID),
         text(app, "answer", NOT_SAID),
-        trust_words(number(app, "trust")),
+        signed_words(number(app, "trust")),
     )
 
 
 def _number_cell(holder: Row, key: str) -> str:
     value = number(holder, key)
     return NOT_SAID if value is None else str(value)
-
-
-def trust_words(trust: int | None) -> str:
-    """Return trust with its sign."""
-    if trust is None:
-        return NOT_SAID
-    return f"{trust:+d}" if trust else "0"
 
 
 def describe_episodes(
@@ -188,62 +197,3 @@ def _episode_cells(episode: Row, now_unix_ms: int, zone: tzinfo | None) -> tuple
         size_words(number(episode, "shed_kib")),
         _number_cell(episode, "kills"),
     )
-
-
-def describe_process(explained: Row) -> list[Block]:
-    """Return how a process would be treated, in sentences."""
-    name, pid = text(explained, "name", "it"), _number_cell(explained, "pid")
-    app = row(explained, "app")
-    app_class = text(explained, "class", "?")
-    why = text(explained, "why_class")
-    blocks: list[Block] = [Line(f"{name} (pid {pid}) {text(explained, 'exe')}".rstrip())]
-
-    def add(title: str, sentence: str) -> None:
-        blocks.append(Line(sentence, f"  {title:<8}"))
-
-    if app:
-        why = f"it registered so, as app {_number_cell(app, 'app')} {text(app, 'name')!r}"
-    add("class", f"{app_class}: {why}" if why else app_class)
-    add("killed", _fate(explained))
-    add("size", _worth(explained))
-    cgroup = text(explained, "cgroup")
-    if cgroup:
-        add("cgroup", cgroup)
-    adj = number(explained, "oom_score_adj")
-    if adj is not None:
-        add("kernel", f"oom_score_adj {adj}: what the kernel goes by if it must act itself")
-    if app:
-        add("notices", _notices(app))
-    else:
-        add("notices", "none: it has not registered, so it is not told before")
-    return blocks
-
-
-def _fate(explained: Row) -> str:
-    never, killed_at = text(explained, "never_killed"), text(explained, "killed_at")
-    if never:
-        return f"never: {never}"
-    if killed_at:
-        return f"only at {killed_at}" if killed_at == "critical" else f"from {killed_at} on"
-    if "killed_at" in explained:
-        return f"never: its class is {text(explained, 'class', '?')}"
-    return NOT_SAID
-
-
-def _worth(explained: Row) -> str:
-    size_kib, least_kib = number(explained, "size_kib"), number(explained, "least_kib")
-    size = size_words(size_kib)
-    if size_kib is None or least_kib is None or text(explained, "never_killed"):
-        return size
-    if size_kib < least_kib:
-        return f"{size}: not worth killing, the least is {size_words(least_kib)}"
-    return f"{size}: worth killing, the least is {size_words(least_kib)}"
-
-
-def _notices(app: Row) -> str:
-    told = text(app, "told")
-    if not told:
-        return f"none yet; trust {trust_words(number(app, 'trust'))}"
-    answer = text(app, "answer")
-    answered = f"it answered {answer!r}" if answer else "no answer"
-    return f"the last said {told}, {answered}; trust {trust_words(number(app, 'trust'))}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
 
+from lmkd.ctl.kills import OUTCOMES, describe_order, describe_victim, why_it, why_now
 from lmkd.ctl.page import Block, Column, Line, Table
 from lmkd.ctl.result import Row, flag, number, printable, rows, text
 from lmkd.ctl.words import (
@@ -119,10 +120,10 @@ class _Past:
             by = f" ({list_words(shed)})" if shed else ""
             given = f"{size_words(shed_kib)} given back{by}" if shed_kib else "nothing given back"
             blocks.append(Line(f"{count_words(asked, 'app')} asked, {given}.", _lead("shed")))
-        would = [_describe_victim(self._victims.get(kill, {})) for kill in self._would_end]
+        would = [describe_victim(self._victims.get(kill, {})) for kill in self._would_end]
         if would:
             blocks.append(Line(f"nothing, in a dry run; else {list_words(would)}.", _lead("ended")))
-        ended = [_describe_victim(self._victims.get(kill, {})) for kill in self._ended]
+        ended = [describe_victim(self._victims.get(kill, {})) for kill in self._ended]
         if ended or not would:
             blocks.append(Line(f"{list_words(ended) or 'nothing'}.", _lead("ended")))
         return blocks
@@ -197,17 +198,14 @@ class _Past:
         kill = number(record, "kill")
         if kill is not None:
             self._victims[kill] = record
-        victim = _describe_victim(record)
-        unit = " with its whole cgroup" if text(record, "unit") == "cgroup" else ""
-        reason = text(record, "reason", "it is not said why")
-        sentence = f"SIGTERM to {victim}{unit}: {reason}."
-        if text(record, "kind") == "would_kill":
-            sentence = f"Dry run: would have ended {victim}{unit}: {reason}."
-            self._would_end += [] if kill is None else [kill]
+            if text(record, "kind") == "would_kill":
+                self._would_end.append(kill)
         margin = " " * _INDENT
-        blocks: list[Block] = [Line(sentence, level=text(record, "level"))]
-        blocks += [Line(line, margin) for line in (_why_now(record), _why_it(record))]
+        blocks: list[Block] = [Line(describe_order(record), level=text(record, "level"))]
+        blocks += [Line(line, margin) for line in (why_now(record), why_it(record))]
         blocks += [Line(line, margin) for line in self._what_it_was_told(record)]
+        if kill is not None:
+            blocks.append(Line(f"Why not another one: lmkctl explain --kill {kill}", margin))
         findings = rows(record, "findings")
         if findings:
             blocks += [
@@ -243,44 +241,12 @@ class _Past:
         named = [app for app, (_, told) in self._told.items() if text(told, "name") == name]
         return named[0] if len(named) == 1 else None
 
-    def tell_signal(self, record: Row) -> list[Block]:
-        name = self._victim_name(record)
-        return [
-            Line(f"{text(record, 'signal', 'A signal')} to {name}: it had not ended in its time.")
-        ]
-
-    def tell_exited(self, record: Row) -> list[Block]:
-        kill = number(record, "kill")
-        if kill is not None:
+    def tell_outcome(self, record: Row) -> list[Block]:
+        kill, kind = number(record, "kill"), text(record, "kind")
+        if kind == "exited" and kill is not None:
             self._ended.append(kill)
-        after = time_words(number(record, "after_ms"))
-        name = self._victim_name(record)
-        if flag(record, "sigkill"):
-            return [Line(f"{name} was gone {after} after SIGTERM; it took SIGKILL.")]
-        return [Line(f"{name} was gone {after} after SIGTERM.")]
-
-    def tell_measured(self, record: Row) -> list[Block]:
-        """Say what memory came back once a victim's end had settled."""
-        name = self._victim_name(record)
-        before_kib, after_kib = number(record, "before_kib"), number(record, "available_kib")
-        if before_kib is None or after_kib is None:
-            return [Line(f"{name} gone, {size_words(after_kib)} was available.")]
-        change = f"from {size_words(before_kib)} to {size_words(after_kib)}"
-        if after_kib > before_kib:
-            back = size_words(after_kib - before_kib)
-            return [Line(f"{name} gave back {back}: available rose {change}.")]
-        went = f"available fell {change}" if after_kib < before_kib else "available is what it was"
-        return [Line(f"{name} gave back nothing that was not taken at once: {went}.")]
-
-    def tell_failed(self, record: Row) -> list[Block]:
-        reason = text(record, "reason", "it is not said why")
-        return [
-            Line(f"{self._victim_name(record)} could not be ended: {reason}. It is left alone now.")
-        ]
-
-    def _victim_name(self, record: Row) -> str:
-        victim = self._victims.get(number(record, "kill") or -1, {})
-        return text(victim, "name", "The victim")
+        victim = self._victims.get(-1 if kill is None else kill, {})
+        return [Line(OUTCOMES[kind](record, text(victim, "name", "The victim")))]
 
     def tell_nothing_left(self, record: Row) -> list[Block]:
         blocks: list[Block] = [
@@ -316,10 +282,7 @@ _TOLD_BY: dict[str, Callable[[_Past, Row], list[Block]]] = {
     "ack": _Past.tell_ack,
     "kill": _Past.tell_kill,
     "would_kill": _Past.tell_kill,
-    "signal": _Past.tell_signal,
-    "exited": _Past.tell_exited,
-    "measured": _Past.tell_measured,
-    "failed": _Past.tell_failed,
+    **dict.fromkeys(OUTCOMES, _Past.tell_outcome),
     "nothing_left": _Past.tell_nothing_left,
     "closed": _Past.tell_closed,
 }
@@ -376,37 +339,6 @@ def _describe_answer(record: Row) -> str:
         change = f"it grew by {grown}" if measured_kib else "it did not shrink"
         return f"said that it freed {claimed} (asked for {asked}), but {change}"
     return f"freed {size_words(measured_kib)} (asked for {asked}, said {claimed})"
-
-
-def _describe_victim(record: Row) -> str:
-    name, pid = text(record, "name", "a program"), number(record, "pid")
-    parts = [] if pid is None else [f"pid {pid}"]
-    parts += [word for word in (text(record, "class"),) if word]
-    size_kib = number(record, "size_kib")
-    parts += [] if size_kib is None else [size_words(size_kib)]
-    return f"{name} ({', '.join(parts)})" if parts else name
-
-
-def _why_now(record: Row) -> str:
-    reading = f"{size_words(number(record, 'available_kib'))} available"
-    swap_kib = number(record, "swap_free_kib")
-    reading += f", {size_words(swap_kib)} of swap free" if swap_kib else ", no swap free"
-    reading += f", {size_words(number(record, 'need_kib'))} needed."
-    causes = []
-    if flag(record, "harm"):
-        causes.append("programs stalled")
-    if flag(record, "exhausted"):
-        causes.append("what could still be taken was used up")
-    why = f" Ending something was due: {list_words(causes)}." if causes else ""
-    if flag(record, "emergency"):
-        why += " It was an emergency: no time was left to wait."
-    return f"{reading}{why}"
-
-
-def _why_it(record: Row) -> str:
-    app_class, why = text(record, "class", "?"), text(record, "why_class")
-    by = {"registered": " (as it registered)", "": ""}.get(why, f" ({why})")
-    return f"It came first: {app_class}{by} is the lowest class with anything worth ending."
 
 
 def _finding_cells(finding: Row) -> tuple[str, ...]:

@@ -80,6 +80,13 @@ def count_words(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def signed_words(amount: int | None) -> str:
+    """Return a number with its sign: `+1`, `-1`, `0`."""
+    if amount is None:
+        return NOT_SAID
+    return f"{amount:+d}" if amount else "0"
+
+
 def list_words(items: list[str]) -> str:
     """Return a list as said: `a, b and c`."""
     if len(items) < 2:

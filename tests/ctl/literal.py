@@ -214,6 +214,143 @@ RECORDS: list[dict[str, object]] = [
     {"at_ms": 12_345, "kind": "closed"},
 ]
 
+EXPLAINED: dict[str, object] = {
+    "pid": 4003,
+    "name": "leak",
+    "exe": "/usr/bin/leak",
+    "cgroup": "/user.slice",
+    "class": "background",
+    "why_class": "builds",
+    "rule": "builds",
+    "rule_place": "/etc/lmkd/lmkd.toml:12",
+    "never_killed": None,
+    "killed_at": "critical",
+    "size_kib": 81_920,
+    "least_kib": 3_932,
+    "unit": "tree",
+    "oom_score_adj": 0,
+    "projected": 700,
+    "app": None,
+    "ranks": [
+        {
+            "domain": "system",
+            "level": "medium",
+            "rank": None,
+            "of": 1,
+            "spared": "its class may be killed at critical only",
+            "before": [],
+            "before_count": 0,
+            "before_kib": 0,
+        },
+        {
+            "domain": "system",
+            "level": "critical",
+            "rank": 8,
+            "of": 12,
+            "spared": None,
+            "before": [
+                {"pid": 5, "name": "tab", "class": "cached", "size_kib": 40_960},
+                {"pid": 6, "name": "tab", "class": "cached", "size_kib": 20_480},
+            ],
+            "before_count": 7,
+            "before_kib": 204_800,
+        },
+        {
+            "domain": "/user.slice",
+            "level": "critical",
+            "rank": 1,
+            "of": 1,
+            "spared": None,
+            "before": [],
+            "before_count": 0,
+            "before_kib": 0,
+        },
+    ],
+}
+
+RULES: dict[str, object] = {
+    "rules": [
+        {
+            "number": 1,
+            "name": "the database as a whole, or not at all",
+            "place": "/etc/lmkd/lmkd.toml:3",
+            "shipped": False,
+            "match": [
+                {"subject": "cgroup", "expected": "'/system.slice/postgresql*.service'"},
+                {"subject": "uid", "expected": "at least 1000"},
+            ],
+            "class": "service",
+            "unit": "cgroup",
+            "exempt": False,
+            "bias": -10,
+            "grace_ms": 5_000,
+            "time_to_exit_ms": 1_500,
+            "least_kib": 65_536,
+            "ceiling": "perceptible",
+            "hits": 12,
+        },
+        {
+            "number": 2,
+            "name": "init",
+            "place": "lmkd/defaults.toml:8",
+            "shipped": True,
+            "match": [],
+            "class": "system",
+            "unit": "process",
+            "exempt": True,
+            "bias": 0,
+            "grace_ms": None,
+            "time_to_exit_ms": None,
+            "least_kib": None,
+            "ceiling": None,
+            "hits": 0,
+        },
+    ],
+    "total": 2,
+    "next": None,
+    "strict": False,
+    "unruled": "service",
+    "unruled_hits": 31,
+    "warnings": [],
+}
+
+UNRULED: dict[str, object] = {
+    "processes": [
+        {
+            "pid": 4003,
+            "name": "leak",
+            "class": "service",
+            "rule": "",
+            "uid": 1000,
+            "cgroup": "/user.slice",
+            "size_kib": 81_920,
+            "oom_score_adj": 0,
+            "projected": 500,
+            "app": None,
+        }
+    ],
+    "total": 1,
+    "next": None,
+}
+
+RECORDINGS: dict[str, object] = {
+    "recordings": [
+        {
+            "path": "/var/lib/lmkd/recordings/3",
+            "episodes": [2, 3],
+            "bytes": 2_048,
+            "saved_unix_ms": OPENED_UNIX_MS,
+        },
+        {
+            "path": "/var/lib/lmkd/recordings/7",
+            "episodes": [],
+            "bytes": 1,
+            "saved_unix_ms": OPENED_UNIX_MS + 60_000,
+        },
+    ],
+    "saved": None,
+}
+
 
 def drawn(blocks: list[Block], width: int = 100, *, colour: bool = False) -> str:
     """Return blocks as they come to stand on a page."""

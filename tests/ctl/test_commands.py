@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,10 @@ def as_json(done: subprocess.CompletedProcess[str]) -> Any:
         (["apps"], {"apps", "app_count", "truncated"}),
         (["history"], {"episodes", "total"}),
         (["explain", "1"], {"pid", "class", "why_class", "never_killed", "size_kib"}),
+        (["explain", "1"], {"rule", "rule_place", "unit", "projected", "ranks"}),
+        (["apps", "--unruled"], {"processes", "total"}),
+        (["rules"], {"rules", "total", "strict", "unruled", "unruled_hits", "warnings"}),
+        (["record"], {"recordings", "saved", "copied_to"}),
         (["reload"], {"config_files"}),
         (["simulate", "low", "--seconds", "0.1"], {"level", "scope", "duration_ms", "heard"}),
     ],
@@ -61,6 +67,9 @@ def test_json_is_one_document(daemon: SmallDaemon, arguments: list[str], keys: s
         (["apps"], "No program has registered.\n"),
         (["history"], "No episode yet: memory has not been short.\n"),
         (["explain", "1"], "  killed  never: init\n"),
+        (["rules"], "the way into the machine"),
+        (["rules"], "What no rule matches is of class service ("),
+        (["record"], "Saved: "),
         (["reload"], "Configuration read again: "),
     ],
 )
@@ -142,7 +151,13 @@ def test_an_episode_is_watched_and_told(tmp_path: Path) -> None:
         episode = as_json(daemon.ctl("history", "--json"))["episodes"][0]
         assert episode["kills"] == 1
         number = str(episode["episode"])
-        assert {"summary", "records"} == as_json(daemon.ctl("history", number, "--json")).keys()
+        told = as_json(daemon.ctl("history", number, "--json"))
+        assert {"summary", "records"} == told.keys()
+        kill = next(record["kill"] for record in told["records"] if record["kind"] == "kill")
+        explained = daemon.ctl("explain", "--kill", str(kill)).stdout
+        assert explained.startswith(f"Kill {kill} of episode {number}, ")
+        assert f"SIGTERM to leak (pid {leak.pid}, cached" in explained
+        assert "leak was gone" in explained
         story = daemon.ctl("history", number).stdout
         assert f"  ended  leak (pid {leak.pid}, cached" in story
         assert "It is still going on." in story
@@ -174,12 +189,27 @@ def test_an_episode_is_watched_and_told(tmp_path: Path) -> None:
         (["explain", "2147483647"], 1, "lmkctl: no process has the pid 2147483647\n"),
         (["history", "999"], 1, "lmkctl: no episode 999 is kept\n"),
         (["set-class", "999", "cached"], 1, "lmkctl: no app has the number 999\n"),
-        (["watch", "--domain", "/none"], 1, "lmkctl: no domain '/none'; watched are: system\n"),
+        (["watch", "--domain", "/none"], 1, "lmkctl: no domain '/none'"),
         (["watch", "--domain", "x"], 2, "lmkctl: subscribe: key 'domain': expected `system`"),
         ([], 2, "the following arguments are required: COMMAND"),
         (["nothing"], 2, "invalid choice: 'nothing'"),
         (["explain", "0"], 2, "expected a whole number from 1 to 2147483647, got '0'"),
         (["explain", "\N{SUPERSCRIPT TWO}"], 2, "expected a whole number"),
+        (["explain"], 2, "one of the arguments PID --kill is required"),
+        (["explain", "1", "--kill", "1"], 2, "not allowed with argument"),
+        (["explain", "--kill", "-1"], 2, "expected a whole number from 0"),
+        (["explain", "--kill", "999"], 1, "lmkctl: no kill 999 is kept"),
+        (["watch", "--propagation", "up"], 2, "invalid choice: 'up'"),
+        (["rules", "nothing"], 2, "invalid choice: 'nothing'"),
+        (["rules", "test"], 2, "expected a PID, or what is supposed of a process, such as --comm"),
+        (["rules", "test", "--registered"], 2, "expected a PID, or what is supposed"),
+        (["rules", "test", "--uid", "-1"], 2, "expected a whole number from 0 to 4294967294"),
+        (["rules", "test", "--resident", "64"], 2, "expected a size such as 64MiB, got '64'"),
+        (["rules", "test", "--environ", "A"], 2, "expected NAME=VALUE, got 'A'"),
+        (["rules", "check", "--socket", "/x"], 2, "unrecognized arguments: --socket"),
+        (["replay"], 2, "the following arguments are required: FILE"),
+        (["replay", "/none"], 1, "lmkctl: /none: cannot be read: No such file or directory\n"),
+        (["record", "/none/copy"], 1, "lmkctl: /none/copy: No such file or directory\n"),
         (["history", "-1"], 2, "lmkctl"),
         (["history", "--limit", "0"], 2, "expected a whole number from 1"),
         (["history", "3", "--limit", "2"], 2, "not allowed with argument"),
@@ -215,6 +245,10 @@ def test_exit_codes_are_in_the_help(daemon: SmallDaemon) -> None:
         ["history", "1"],
         ["simulate", "low"],
         ["explain", "1"],
+        ["explain", "--kill", "1"],
+        ["apps", "--unruled"],
+        ["rules"],
+        ["record"],
         ["reload"],
         ["set-class", "1", "cached"],
         ["status", "--json"],
@@ -278,6 +312,82 @@ def test_a_terminal_has_colour_unless_no_color(
         os.close(theirs)
     assert "normal" in text
     assert ("\x1b[" in text) is coloured
+
+
+# --- what asks no daemon --------------------------------------------------------------------------------
+
+RULE = """
+[[rule]]
+name = "tabs go first"
+match = { comm = "tab" }
+class = "%s"
+"""
+
+
+@pytest.fixture
+def deaf(tmp_path: Path) -> Iterator[str]:
+    """The path of a socket at which nobody may knock."""
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        listener.setblocking(False)
+        yield path
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.parametrize("json_first", [False, True])
+def test_rules_are_checked_and_tried_without_a_daemon(
+    tmp_path: Path, deaf: str, json_first: bool
+) -> None:
+    def run(*arguments: str) -> Any:
+        ordered = ("rules", "--json", *arguments) if json_first else ("rules", *arguments, "--json")
+        return as_json(run_ctl(*ordered, LMKD_SOCKET=deaf))
+
+    file = tmp_path / "rules.toml"
+    file.write_text(RULE % "cached")
+    assert run("check", str(file))["rules"] == 1
+    supposed = ("--comm", "tab", "--uid", "1001", "--oom-score-adj", "-5", "--resident", "2MiB")
+    variables = ("--environ", "A=1", "--environ", "B=", "--cgroup", "/a", "--registered")
+    tried = run("test", *supposed, *variables, "--config", str(file))
+    assert (tried["verdict"]["class"], tried["verdict"]["rule"]) == ("cached", "tabs go first")
+    process = tried["process"]
+    assert (process["uid"], process["oom_score_adj"], process["resident_kib"]) == (1001, -5, 2048)
+    assert (process["cgroup"], process["registered"]) == ("/a", True)
+    assert run("test", str(os.getpid()))["process"]["pid"] == os.getpid()
+
+
+def test_mistakes_in_rules_are_named_and_exit_with_1(tmp_path: Path, deaf: str) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(RULE % "kingly")
+    done = run_ctl("rules", "check", str(file), LMKD_SOCKET=deaf)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"{file}:5" in done.stdout
+
+
+def test_a_recording_is_saved_copied_and_run_again(
+    daemon: SmallDaemon, tmp_path: Path, deaf: str
+) -> None:
+    copy = str(tmp_path / "recording")
+    assert as_json(daemon.ctl("record", copy, "--json"))["copied_to"] == copy
+    for arguments in ([], ["--recorded"], ["--config", os.devnull]):
+        done = run_ctl("replay", copy, *arguments, LMKD_SOCKET=deaf)
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+        assert done.stdout
+    assert {"recording", "verdicts"} <= as_json(
+        run_ctl("replay", copy, "--json", LMKD_SOCKET=deaf)
+    ).keys()
+
+
+def test_who_asks_a_daemon_does_not_pay_for_the_policy() -> None:
+    program = (
+        "import lmkd.ctl.__main__, sys; "
+        "print(*[name for name in sys.modules if name.startswith(('lmkd.policy', 'lmkd.kernel', 'lmkd.config'))])"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout == "\n"
 
 
 # --- lists in parts -------------------------------------------------------------------------------------

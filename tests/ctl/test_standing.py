@@ -4,24 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lmkd.ctl.standing import describe_apps, describe_episodes, describe_process, describe_status
+from lmkd.ctl.standing import describe_apps, describe_episodes, describe_status
 
 from .literal import NOW_UNIX_MS, OPENED_UNIX_MS, STATUS, SUMMARY, ZONE, drawn
-
-EXPLAINED: dict[str, object] = {
-    "pid": 4003,
-    "name": "leak",
-    "exe": "/usr/bin/leak",
-    "cgroup": "/user.slice",
-    "class": "background",
-    "why_class": "oom_score_adj 700",
-    "never_killed": None,
-    "killed_at": "critical",
-    "size_kib": 81_920,
-    "least_kib": 3_932,
-    "oom_score_adj": 700,
-    "app": None,
-}
 
 
 def test_status() -> None:
@@ -52,6 +37,28 @@ def test_status_names_a_dry_run_a_kill_in_flight_and_a_bad_configuration() -> No
     assert "Dry run" in text
     assert "system: leak is being ended just now.\n" in text
     assert text.endswith("stays:\n  a.toml:3: no key 'flor'\n  expected 'floor'\n")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"strict": True}, "\nStrict: what no rule speaks for is the first to go.\n"),
+        ({"relayed_from": "/run/l"}, "\nLevels are those of the system's daemon, at /run/l.\n"),
+        (
+            {"process_events": "netlink"},
+            "\nNew processes are under policy at once: the kernel tells",
+        ),
+        ({"process_events": "scan"}, "\nNew processes are under policy at the next look at all"),
+        (
+            {"process_events": "off"},
+            "\nNew processes are under policy only when somebody must die.\n",
+        ),
+        ({"warnings": ["a.toml:3: x"]}, "\nDoubtful in the configuration:\n  - a.toml:3: x\n"),
+    ],
+)
+def test_status_says_how_the_policy_is_kept(more: dict[str, object], said: str) -> None:
+    assert said in drawn(describe_status({**STATUS, **more}))
+    assert said not in drawn(describe_status(STATUS))
 
 
 def test_apps() -> None:
@@ -96,50 +103,16 @@ def test_no_episode_is_good_news() -> None:
     assert text == "No episode yet: memory has not been short.\n"
 
 
-def test_a_process_explained() -> None:
-    assert (
-        drawn(describe_process(EXPLAINED))
-        == """\
-leak (pid 4003) /usr/bin/leak
-  class   background: oom_score_adj 700
-  killed  only at critical
-  size    80.0 MiB: worth killing, the least is 3.8 MiB
-  cgroup  /user.slice
-  kernel  oom_score_adj 700: what the kernel goes by if it must act itself
-  notices none: it has not registered, so it is not told before
-"""
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"never_killed": "init"}, "killed  never: init"),
-        ({"killed_at": "medium"}, "killed  from medium on"),
-        ({"killed_at": None, "class": "system"}, "killed  never: its class is system"),
-        ({"size_kib": 900}, "size    900 KiB: not worth killing, the least is 3.8 MiB"),
-        (
-            {"app": {"app": 7, "name": "L", "told": "low", "answer": "done", "trust": -1}},
-            "notices the last said low, it answered 'done'; trust -1",
-        ),
-        ({"app": {"app": 7, "name": "L"}}, "class   background: it registered so, as app 7 'L'"),
-    ],
-)
-def test_a_process_explained_otherwise(change: dict[str, object], said: str) -> None:
-    assert f"  {said}\n" in drawn(describe_process({**EXPLAINED, **change}))
-
-
 @pytest.mark.parametrize("junk", [{}, {"domains": 1, "apps": [1, {}], "missing": {}, "pid": "x"}])
 def test_results_of_any_shape_are_survived(junk: dict[str, object]) -> None:
     """SPEC Q-1: any key may be absent."""
     assert drawn(describe_status(junk)).startswith("lmkd ?, pid -, up -")
     assert drawn(describe_apps(junk))
-    assert drawn(describe_process(junk)).startswith("it (pid -)")
     assert drawn(describe_episodes([junk], None, 0, ZONE))
 
 
 def test_names_steer_no_terminal() -> None:
     hostile = {"name": "a\x1b[2Jb\nc\u202e"}
-    text = drawn([*describe_process(hostile), *describe_apps({"apps": [hostile]})])
+    text = drawn(describe_apps({"apps": [hostile]}))
     assert "a\ufffd[2Jb\ufffdc\ufffd" in text
     assert "\x1b" not in text

@@ -42,6 +42,7 @@ Episode 3: memory was short, up to critical, from 2026-03-01 12:00:00 (3 min ago
             It came first: background (as it registered) is the lowest class with anything worth
             ending.
             It was told 4.8 s before: nothing asked of it; it never answered.
+            Why not another one: lmkctl explain --kill 9
 
             detector  asks for  because
             floor     critical  2.0 MiB of 128.0 MiB available
