@@ -7,13 +7,17 @@ JSON, and the test on the host judges it.
 import json
 import os
 import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from lmkd_proto import ClientConnection, Error, Hello, Ok
 
 SOCKET = "/run/lmkd/socket"
 OUT = Path("/out")
@@ -90,6 +94,77 @@ class Stage:
             self.wait(lambda: program.has(what), 60, f"{name} to be {what}")
         return program
 
+    def start_plain(
+        self,
+        name: str,
+        hold: int,
+        *options: str,
+        comm: str = "plain",
+        cgroup: str = "/",
+        adj: int | None = None,
+        wait: bool = True,
+    ) -> Program:
+        """Start a program that knows nothing of lmkd, under a comm of its own, in a cgroup from its first instant."""
+        link = self.directory / "bin" / comm
+        link.parent.mkdir(exist_ok=True)
+        if not link.exists():
+            link.symlink_to(os.path.realpath(sys.executable))
+        log = self.directory / f"{name}.log"
+
+        def place() -> None:
+            if cgroup != "/":
+                Path(f"/sys/fs/cgroup{cgroup}/cgroup.procs").write_text("0")
+            if adj is not None:
+                Path("/proc/self/oom_score_adj").write_text(str(adj))
+
+        process = subprocess.Popen(
+            [str(link), "-S", str(Path(__file__).with_name("plain.py")), name, str(hold), *options],
+            stdout=log.open("wb"),
+            stderr=sys.stderr,
+            env={"PYTHONHOME": sys.base_prefix, "PATH": "/usr/bin:/bin"},
+            preexec_fn=place,
+        )
+        program = Program(name, process, log)
+        self.programs.append(program)
+        if wait:
+            self.wait(lambda: program.has("started"), 60, f"{name} to be started")
+        return program
+
+    def make_group(self, path: str, **files: str) -> None:
+        """Make a cgroup, with these control files set (memory_high is memory.high)."""
+        directory = Path(f"/sys/fs/cgroup{path}")
+        directory.mkdir()
+        for name, value in files.items():
+            (directory / name.replace("_", ".", 1)).write_text(value)
+
+    def adj(self, pid: int) -> int | None:
+        """Read what the kernel goes by."""
+        try:
+            return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+
+    def ask(self, request: Any) -> dict[str, Any]:
+        """Put one question to the daemon, and return its result."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(30)
+            sock.connect(SOCKET)
+            connection = ClientConnection()
+            sock.sendall(connection.send(Hello(0, 1, "stage")) + connection.send(request))
+            while True:
+                for event in connection.receive(sock.recv(65536)):
+                    if isinstance(event, Ok):
+                        return event.result
+                    if isinstance(event, Error):
+                        raise AssertionError(event)
+
+    def kill_daemon(self) -> None:
+        """End the daemon by SIGKILL: it can put nothing back."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+        self.note("daemon_killed")
+
     def wait(self, true: Callable[[], bool], timeout_s: float, what: str) -> bool:
         """Wait for something, noting who ends meanwhile; say so when it did not come to be."""
         deadline = time.monotonic() + timeout_s
@@ -142,6 +217,9 @@ class Stage:
             else [],
         }
         (OUT / f"{self.name}.json").write_text(json.dumps(outcome))
+        recordings = Path("/tmp/state/recordings")
+        if recordings.is_dir():
+            shutil.copytree(recordings, OUT / f"{self.name}-recordings", dirs_exist_ok=True)
 
     def _daemon_majflt(self) -> int:
         assert self.daemon is not None
