@@ -34,6 +34,8 @@ LASTS_S = 120
 
 # A cache that has shed all it holds is still a Python of 12 MiB: in so small a memory that would be worth killing.
 CONFIG = """
+[policy]
+project = "registered"    # this machine's other programs keep their places
 [victims]
 least = "20MiB"
 [timing]

@@ -218,6 +218,8 @@ class _Parts:
         self.monitor.close()
         self.server.say_bye("the daemon leaves")
         self.projection.restore_all()
+        if any(domain.episode is not None for domain in self.engine.state.domains.values()):
+            self._save_recording()
 
     def _settings(self, config: Config) -> Settings:
         """Return the settings as they are for this daemon: what it was started with is not in any file."""

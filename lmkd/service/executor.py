@@ -66,6 +66,8 @@ class _Hold:
     victim: Victim
     handles: list[VictimHandle]
     """The victim's own first; of a tree parents before children."""
+    root: Process | None = None
+    """The victim as it was when it was taken hold of."""
     watch: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
@@ -130,7 +132,8 @@ class Executor:
             return "it is gone"
         hold = _Hold(victim, [leader])
         self._holds[action.kill] = hold
-        problem = self._look_again(action.domain, victim)
+        hold.root = self._look(victim.pid)
+        problem = self._look_again(action.domain, victim, hold.root)
         if problem is None and victim.unit is Unit.CGROUP:
             problem = self._hold_members(hold)
         elif problem is None and victim.unit is Unit.TREE:
@@ -143,9 +146,8 @@ class Executor:
         self._nursery.start_soon(self._watch, action.domain, action.kill, hold)
         return None
 
-    def _look_again(self, domain: str, victim: Victim) -> str | None:
+    def _look_again(self, domain: str, victim: Victim, process: Process | None) -> str | None:
         """Return why the victim is not what was ranked any more, or None; its handle is open, so it is no other."""
-        process = self._look(victim.pid)
         if process is None:
             return "it is gone"
         if not is_within(process.cgroup, domain):
@@ -200,10 +202,7 @@ class Executor:
     def _is_of_tree(self, hold: _Hold, process: Process) -> bool:
         if self._never(process) is not None:
             return False
-        if hold.victim.app is None:
-            return True
-        root = self._look(hold.victim.pid)
-        return root is None or may_end(root, process)
+        return hold.victim.app is None or hold.root is None or may_end(hold.root, process)
 
     def _hold_more(self, hold: _Hold, processes: list[Process]) -> None:
         held = {handle.pid for handle in hold.handles}
@@ -265,13 +264,23 @@ class Executor:
             if hold.victim.unit is Unit.CGROUP:
                 await self._kernel.wait_cgroup_empty(hold.victim.cgroup)
             else:
-                for handle in hold.handles:  # those that are held meanwhile too
-                    await handle.wait_exit()
+                await self._wait_all(hold)
         if hold.watch.cancelled_caught:
             return
         self._note_kill(hold)
         self.release(kill)
         self._engine.feed(VictimExited(domain, kill))
+
+    async def _wait_all(self, hold: _Hold) -> None:
+        """Wait for all that is held. Who was born into a tree as it died is part of it, and has its SIGTERM, too."""
+        waited = 0
+        while waited < len(hold.handles):
+            await hold.handles[waited].wait_exit()
+            waited += 1
+            if waited == len(hold.handles) and hold.victim.unit is Unit.TREE:
+                self._hold_tree(hold)
+                for handle in hold.handles[waited:]:
+                    handle.send(Signal.TERM)
 
     def _note_kill(self, hold: _Hold) -> None:
         """Leave the marks on the cgroup that systemd-oomd leaves, so that whoever shows its kills shows ours."""

@@ -1,4 +1,8 @@
-"""The idle daemon: resident set, with and without subscribers, wake-ups, processor time, and the way to READY."""
+"""The idle daemon: resident set, with and without subscribers, wake-ups, processor time, and the way to READY.
+
+Twice: looking for new processes, as on a machine of less than a GiB, and told of them, which loads pyroute2. It writes
+nobody's place: this machine is not its to order.
+"""
 
 import os
 import socket
@@ -16,32 +20,41 @@ from tests.bench.rows import Row, middle
 STARTS = 7
 SUBSCRIBERS = 5_000
 IDLE_S = 10
+LIMITS = {"scan": (0.5, 30), "netlink": (0.8, 43)}
+"""By source: seconds to READY, and resident MB; pyroute2 is 140 ms and 12 MiB of those (FACTS)."""
 
 
 def measure() -> list[Row]:
     raise_fd_limit()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        starts_s = []
-        for _ in range(STARTS):
-            daemon, start_s = _start(directory)
-            starts_s.append(start_s)
-            daemon.terminate()
-            daemon.wait()
-        daemon, _ = _start(directory)
-        try:
-            return [
-                Row("start to READY", middle(starts_s), 0.5, "s", f"median of {STARTS}"),
-                *_idle(daemon.pid),
-                _with_subscribers(daemon.pid, directory),
-            ]
-        finally:
-            daemon.terminate()
-            daemon.wait()
+        return [row for source in LIMITS for row in _measure(directory, source)]
 
 
-def _start(directory: Path) -> tuple[subprocess.Popen[bytes], float]:
+def _measure(directory: Path, source: str) -> list[Row]:
+    starts_s = []
+    for _ in range(STARTS):
+        daemon, start_s = _start(directory, source)
+        starts_s.append(start_s)
+        daemon.terminate()
+        daemon.wait()
+    daemon, _ = _start(directory, source)
+    limit_s, _ = LIMITS[source]
+    try:
+        return [
+            Row(f"{source}: start to READY", middle(starts_s), limit_s, "s", f"median of {STARTS}"),
+            *_idle(daemon.pid, source),
+            _with_subscribers(daemon.pid, directory, source),
+        ]
+    finally:
+        daemon.terminate()
+        daemon.wait()
+
+
+def _start(directory: Path, source: str) -> tuple[subprocess.Popen[bytes], float]:
     """Start a daemon as a service manager does, and return it with the seconds it took to say READY."""
+    config = directory / "lmkd.toml"
+    config.write_text(f'[policy]\nproject = "none"\n[process_events]\nsource = "{source}"\n')
     manager = directory / "manager"
     manager.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -52,6 +65,7 @@ def _start(directory: Path) -> tuple[subprocess.Popen[bytes], float]:
             [
                 *(sys.executable, "-m", "lmkd", "--quiet"),
                 *("--socket", str(directory / "socket"), "--state-dir", str(directory / "state")),
+                *("--config", str(config)),
             ],
             env={**os.environ, "NOTIFY_SOCKET": str(manager)},
             stderr=subprocess.DEVNULL,
@@ -61,7 +75,8 @@ def _start(directory: Path) -> tuple[subprocess.Popen[bytes], float]:
         return daemon, time.perf_counter() - began
 
 
-def _idle(pid: int) -> list[Row]:
+def _idle(pid: int, source: str) -> list[Row]:
+    _, limit_mb = LIMITS[source]
     time.sleep(1)
     resident_mb = _resident_kib(pid) * 1024 / 1e6
     wakes, ticks = _wakes(pid), _ticks(pid)
@@ -69,12 +84,14 @@ def _idle(pid: int) -> list[Row]:
     wakes_s = (_wakes(pid) - wakes) / IDLE_S
     share = (_ticks(pid) - ticks) / os.sysconf("SC_CLK_TCK") / IDLE_S * 100
     return [
-        Row("resident set, idle, no client", resident_mb, 28, "MB"),
-        Row("wake-ups while idle", wakes_s, 1, "a second", f"{share:.2f}% of a processor"),
+        Row(f"{source}: resident set, idle, no client", resident_mb, limit_mb, "MB"),
+        Row(
+            f"{source}: wake-ups while idle", wakes_s, 1, "a second", f"{share:.2f}% of a processor"
+        ),
     ]
 
 
-def _with_subscribers(pid: int, directory: Path) -> Row:
+def _with_subscribers(pid: int, directory: Path, source: str) -> Row:
     before_kib = _resident_kib(pid)
     clients = []
     for _ in range(SUBSCRIBERS):
@@ -89,7 +106,7 @@ def _with_subscribers(pid: int, directory: Path) -> Row:
     each_kib = (_resident_kib(pid) - before_kib) / SUBSCRIBERS
     for sock in clients:
         sock.close()
-    return Row("resident set per subscriber", each_kib, 6, "KiB", f"of {SUBSCRIBERS:,}")
+    return Row(f"{source}: resident set per subscriber", each_kib, 6, "KiB", f"of {SUBSCRIBERS:,}")
 
 
 def _resident_kib(pid: int) -> int:

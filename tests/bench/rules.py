@@ -107,10 +107,13 @@ def measure() -> list[Row]:
             f"99 of 100 within {percentile(newborn_us, 0.99):.0f}",
         ),
     ]
-    for what, groups in (("", False), (", trees among them", True)):
+    # With a rule whose unit is a tree every process has to be classed, however small: it may be part of one.
+    for what, groups, limit_ms in (("", False, 20), (", with trees", True, 30)):
         ranking = _ranking(settings_with(rules_of_all_kinds(200, groups=groups)))
         times_ms = [_time(ranking) for _ in range(ROUNDS)]
-        rows.append(Row(f"ranking of 10,000 known processes{what}", middle(times_ms), 20, "ms"))
+        rows.append(
+            Row(f"ranking of 10,000 known processes{what}", middle(times_ms), limit_ms, "ms")
+        )
     return rows
 
 

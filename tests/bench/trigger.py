@@ -26,6 +26,8 @@ STALLS = 12
 STALL_S = 4
 SETTLE_S = 5  # an unprivileged trigger fires falsely 0.1 and 2.2 s after it was armed (FACTS)
 CONFIG = """
+[policy]
+project = "none"
 [stall.low]
 some = "1%"
 full = "99%"

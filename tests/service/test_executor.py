@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -69,8 +71,8 @@ class Gallows:
 
 
 @asynccontextmanager
-async def gallows() -> AsyncIterator[Gallows]:
-    kernel, engine = SimulatedKernel(), DeafEngine()
+async def gallows(kernel: SimulatedKernel | None = None) -> AsyncIterator[Gallows]:
+    kernel, engine = kernel or SimulatedKernel(), DeafEngine()
     async with trio.open_nursery() as nursery:
         executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand(), kernel.process)
         yield Gallows(kernel, executor, engine)
@@ -229,6 +231,149 @@ async def test_where_one_who_is_never_killed_moved_in_only_those_in_hand_are_kil
         scene.kernel.spawn("sshd", cgroup=JOB, exe="/usr/sbin/sshd")
         scene.send(victim, Signal.KILL)
         assert scene.sent() == [(leader, "SIGTERM"), (leader, "SIGKILL")]
+
+
+class NoCgroupKill(SimulatedKernel):
+    """A kernel before 5.14: no cgroup.kill."""
+
+    def kill_cgroup(self, path: str) -> bool:
+        return False
+
+
+async def test_without_cgroup_kill_a_cgroup_is_stopped_and_killed_until_it_is_empty(
+    autojump_clock: MockClock,
+) -> None:
+    async with gallows(NoCgroupKill()) as scene:
+        leader = scene.kernel.spawn("leader", cgroup=JOB, on_term=OnTerm.IGNORES)
+        victim = scene.victim(leader, Unit.CGROUP)
+        scene.send(victim, Signal.TERM)
+        late = scene.kernel.spawn("late", cgroup=JOB + "/in", on_term=OnTerm.IGNORES)
+        scene.send(victim, Signal.KILL)
+        await trio.sleep(1)
+        assert scene.kernel.process(leader) is scene.kernel.process(late) is None
+        assert scene.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
+        newcomer = scene.kernel.spawn("newcomer", cgroup=JOB)
+        assert scene.kernel.fork(newcomer), "it runs again"
+
+
+async def test_a_tree_is_signalled_children_first_and_waited_for_whole(
+    autojump_clock: MockClock,
+) -> None:
+    async with gallows() as scene:
+        root = scene.kernel.spawn("make", cgroup=JOB)
+        child = scene.kernel.fork(root)
+        grandchild = scene.kernel.fork(child)
+        elsewhere = scene.kernel.fork(child)
+        scene.kernel.move(elsewhere, "/moved")
+        scene.send(scene.victim(root, Unit.TREE), Signal.TERM)
+        assert scene.sent() == [(pid, "SIGTERM") for pid in (grandchild, child, root)]
+        assert scene.fed == []
+        await trio.sleep(1)
+        assert scene.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
+        assert scene.kernel.process(elsewhere) is not None
+
+
+async def test_what_is_never_killed_is_passed_over_in_a_tree(autojump_clock: MockClock) -> None:
+    async with gallows() as scene:
+        root = scene.kernel.spawn("make", cgroup=JOB)
+        child = scene.kernel.fork(root)
+        scene.kernel.exec_(child, "sshd", exe="/usr/sbin/sshd")
+        scene.send(scene.victim(root, Unit.TREE), Signal.TERM)
+        scene.send(scene.victim(root, Unit.TREE), Signal.KILL)
+        assert {pid for pid, _ in scene.sent()} == {root}
+
+
+async def test_an_app_takes_no_other_users_process_with_it(autojump_clock: MockClock) -> None:
+    async with gallows() as scene:
+        root = scene.kernel.spawn("app", cgroup=JOB)
+        own, other = scene.kernel.fork(root), scene.kernel.fork(root)
+        scene.kernel.set_ids(other, 0, 0)
+        victim = scene.victim(root, Unit.TREE)._replace(app=1)
+        scene.send(victim, Signal.TERM)
+        assert {pid for pid, _ in scene.sent()} == {root, own}
+
+
+@pytest.mark.parametrize(("unit", "count"), [(Unit.PROCESS, 1), (Unit.CGROUP, 2)])
+async def test_a_kill_is_noted_on_its_cgroup_for_those_who_show_them(
+    autojump_clock: MockClock, unit: Unit, count: int
+) -> None:
+    async with gallows() as scene:
+        leader = scene.kernel.spawn("leader", cgroup=JOB)
+        scene.kernel.spawn("worker", cgroup=JOB)
+        nowhere = scene.kernel.spawn("app")
+        scene.send(scene.victim(leader, unit), Signal.TERM)
+        scene.send(scene.victim(nowhere), Signal.TERM, kill=2)
+        await trio.sleep(1)
+        ((path, processes, kill_id),) = scene.kernel.noted_kills
+        assert (path, processes) == (JOB, count)
+        assert len(kill_id) == 32
+
+
+BREEDER = """
+import os, signal, time
+def breed(*_):
+    for _ in range(3):
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                time.sleep(0.01)
+                if os.fork() == 0:
+                    time.sleep(30)
+                    os._exit(0)
+    os._exit(0)
+signal.signal(signal.SIGTERM, breed)
+print(flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.real_kernel
+async def test_a_real_tree_that_breeds_at_its_sigterm_leaves_nobody() -> None:
+    """Its root ends at SIGTERM, and what it left to init is found by the session that it led."""
+    machine, engine = Machine(), DeafEngine()
+    mount = machine.features().cgroup_mount
+    if mount is None or os.getuid() != 0:
+        pytest.skip("no cgroup of its own can be made: orphans are looked for in one only")
+    path = f"/lmkd-tree-test-{os.getpid()}"
+    directory = mount + path
+    os.mkdir(directory)
+
+    def members() -> list[int]:
+        return machine.cgroup_pids(path)
+
+    def enter() -> None:
+        with open(f"{directory}/cgroup.procs", "w") as procs:
+            procs.write("0")
+
+    try:
+        argv = [sys.executable, "-S", "-E", "-c", BREEDER]
+        with subprocess.Popen(  # noqa: ASYNC220 - starting it takes no time
+            argv, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=enter
+        ) as root:
+            assert root.stdout is not None
+            root.stdout.readline()
+            process = machine.process(root.pid)
+            assert process is not None
+            victim = Victim(
+                *(root.pid, process.start_ticks, "breeder", AppClass.SYSTEM, "", 1, Unit.TREE, path)
+            )
+            with trio.fail_after(30):
+                async with trio.open_nursery() as nursery:
+                    executor = Executor(
+                        machine, engine, nursery, OWN_PID, PromptHand(), machine.process
+                    )
+                    executor.signal(SendSignal(SYSTEM_DOMAIN, 1, victim, Signal.TERM))
+                    await trio.sleep(0.3)
+                    assert members(), "nobody was born: the test shows nothing"
+                    executor.signal(SendSignal(SYSTEM_DOMAIN, 1, victim, Signal.KILL))
+                    await machine.wait_cgroup_empty(path)
+                    await trio.sleep(0.1)
+                    nursery.cancel_scope.cancel()
+            assert engine.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
+    finally:
+        machine.kill_cgroup(path)
+        await machine.wait_cgroup_empty(path)
+        os.rmdir(directory)
 
 
 def test_a_hand_works_in_order_in_a_thread_of_its_own_and_a_fault_does_not_stop_it(

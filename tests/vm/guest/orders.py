@@ -87,6 +87,14 @@ def ranks(stage: Stage, programs: list[Program]) -> dict[str, Any]:
     return found
 
 
+def group_kills(group: str) -> int:
+    """Read how often the kernel has killed a group as a whole."""
+    for line in Path(f"/sys/fs/cgroup{group}/memory.events").read_text().splitlines():
+        if line.startswith("oom_group_kill "):
+            return int(line.split()[1])
+    raise AssertionError("no oom_group_kill in memory.events: a kernel before 5.17")
+
+
 def main() -> None:
     stage = Stage("orders")
     for number, (what, (config, wanted)) in enumerate(ARRANGEMENTS.items()):
@@ -104,6 +112,7 @@ def main() -> None:
             arrangement=what,
             ranks=ranks(stage, programs),
             places={p.name: stage.adj(p.process.pid) for p in programs},
+            together=Path("/sys/fs/cgroup/arranged/whole/memory.oom.group").read_text().strip(),
         )
         stage.kill_daemon()
         filler = stage.start_plain(
@@ -115,7 +124,14 @@ def main() -> None:
         )
         stage.wait(lambda ps=programs: any(p.ended_ms for p in ps), 60, "the kernel to act")
         stage.sleep(1)
-        stage.note("taken", arrangement=what, taken=[p.name for p in programs if p.ended_ms])
+        taken = [program for program in programs if program.ended_ms is not None]
+        taken.sort(key=lambda program: program.ended_ms or 0)
+        stage.note(
+            "taken",
+            arrangement=what,
+            taken=[program.name for program in taken],
+            group_kills=group_kills("/arranged/whole"),
+        )
         for program in (*programs, filler):
             if program.ended_ms is None:
                 os.kill(program.process.pid, signal.SIGKILL)

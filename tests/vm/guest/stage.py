@@ -131,11 +131,11 @@ class Stage:
         return program
 
     def make_group(self, path: str, **files: str) -> None:
-        """Make a cgroup, with these control files set (memory_high is memory.high)."""
+        """Make a cgroup, with these control files set (memory_swap_max is memory.swap.max)."""
         directory = Path(f"/sys/fs/cgroup{path}")
         directory.mkdir()
         for name, value in files.items():
-            (directory / name.replace("_", ".", 1)).write_text(value)
+            (directory / name.replace("_", ".")).write_text(value)
 
     def adj(self, pid: int) -> int | None:
         """Read what the kernel goes by."""
