@@ -99,11 +99,14 @@ def main() -> None:
     stage = Stage("orders")
     for number, (what, (config, wanted)) in enumerate(ARRANGEMENTS.items()):
         stage.make_group("/arranged", memory_max=f"{LIMIT_MIB}M", memory_swap_max="0")
-        for group in ("/safe", "/whole", "/whole/in", "/filler"):
+        stage.delegate_memory("/arranged")  # else the groups in it have no memory.oom.group
+        for group in ("/plain", "/safe", "/whole", "/whole/in", "/filler"):
             stage.make_group(f"/arranged{group}")
         stage.start_daemon(config + RULES)
         programs = [
-            stage.start_plain(f"{name}-{number}", hold, comm=comm, cgroup=f"/arranged{group}")
+            stage.start_plain(
+                f"{name}-{number}", hold, comm=comm, cgroup=f"/arranged{group or '/plain'}"
+            )
             for name, comm, group, hold in wanted
         ]
         stage.sleep(2)  # `scan` looks once a second while somebody young is there
@@ -138,7 +141,7 @@ def main() -> None:
         stage.wait(lambda ps=programs: all(p.ended_ms for p in ps), 20, "all to end")
         stage.wait(lambda f=filler: f.ended_ms is not None, 20, "the filler to end")
         stage.sleep(0.5)
-        for group in ("/safe", "/whole/in", "/whole", "/filler", ""):
+        for group in ("/plain", "/safe", "/whole/in", "/whole", "/filler", ""):
             Path(f"/sys/fs/cgroup/arranged{group}").rmdir()
     stage.start_daemon()  # the outcome wants one that is alive
     stage.finish()

@@ -5,6 +5,8 @@ has nothing to do with it. In the middle two more programs are started by exec. 
 memory with lmkd still there, and at last without it.
 """
 
+import os
+
 from tests.vm.guest.stage import Stage
 
 RULES = """
@@ -52,6 +54,7 @@ GROUPS = ("/work/tabs", "/work/db", "/work/db/workers", "/work/build", "/work/fi
 def main() -> None:
     stage = Stage("rules")
     stage.make_group("/work", memory_high="150M", memory_swap_max="0")
+    stage.delegate_memory("/work")
     stage.make_group("/keep")
     for group in GROUPS:
         stage.make_group(group)
@@ -89,6 +92,12 @@ def main() -> None:
     for child in make.events():
         if child["what"] == "child":
             stage.note("build_child", pid=child["pid"], alive=stage.adj(child["pid"]) is not None)
+    for group in ("/work/tabs", "/work/db"):
+        marks = {
+            name: os.getxattr(f"/sys/fs/cgroup{group}", f"user.oomd_{name}").decode()
+            for name in ("ooms", "kill", "kill_uuid")
+        }
+        stage.note("marks", group=group, **marks)
     stage.finish()
 
 

@@ -137,6 +137,10 @@ class Stage:
         for name, value in files.items():
             (directory / name.replace("_", ".")).write_text(value)
 
+    def delegate_memory(self, path: str) -> None:
+        """Have the groups in this one have memory files of their own; it may then hold no process itself."""
+        Path(f"/sys/fs/cgroup{path}/cgroup.subtree_control").write_text("+memory")
+
     def adj(self, pid: int) -> int | None:
         """Read what the kernel goes by."""
         try:
