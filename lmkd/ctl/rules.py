@@ -19,8 +19,7 @@ from lmkd.ctl.result import Row, flag, number, printable, row, rows, text, texts
 from lmkd.ctl.words import NOT_SAID, count_words, size_words, time_words
 from lmkd.kernel.processes import read_process
 from lmkd.model import AppClass, Process, Unit
-from lmkd.policy.classify import Classed, classify, fixed_reason
-from lmkd.policy.rules import Rule
+from lmkd.policy.classify import Classed, ceiling_of, classify, fixed_reason
 from lmkd.policy.settings import Settings
 
 DONE, FAILED = 0, 1
@@ -234,17 +233,8 @@ def _verdict(settings: Settings, classed: Classed, process: Process) -> dict[str
         "time_to_exit_ms": (meant.time_to_exit_us if exit_us is None else exit_us) // 1000,
         "bias": 0 if verdict is None else verdict.bias,
         "least_kib": None if verdict is None else verdict.least_kib,
-        "ceiling": _ceiling(settings, rule).word,
+        "ceiling": ceiling_of(rule, settings).word,
     }
-
-
-def _ceiling(settings: Settings, rule: Rule | None) -> AppClass:
-    """Return the highest class that it may claim; a class that a rule gives may be claimed, but for system."""
-    if rule is None:
-        return settings.claim_ceiling
-    if rule.verdict.ceiling is not None:
-        return rule.verdict.ceiling
-    return max(settings.claim_ceiling, min(rule.verdict.app_class, AppClass.FOREGROUND))
 
 
 def _killed_at(settings: Settings, app_class: AppClass) -> str | None:

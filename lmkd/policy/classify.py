@@ -85,3 +85,15 @@ def never_kill_reason(
 ) -> str | None:
     """Return why a process is never to be signalled, or None."""
     return classify(process, settings, own_pid, registered=registered).never
+
+
+def ceiling_of(rule: Rule | None, settings: Settings) -> AppClass:
+    """Return the highest class that a program may claim for itself: the rule's word, or what all may.
+
+    A class that a rule gives may be claimed as well, but for system, which is given and never claimed.
+    """
+    if rule is None:
+        return settings.claim_ceiling
+    if rule.verdict.ceiling is not None:
+        return rule.verdict.ceiling
+    return max(settings.claim_ceiling, min(rule.verdict.app_class, AppClass.FOREGROUND))

@@ -45,6 +45,8 @@ _PROCESSES_MOST = 16_384
 """Processes whose rules are kept, known by all that is asked early: the next ranking finds nearly all of them."""
 _ALL = ("comm", "exe", "cgroup", "uid", "gid", "oom_score_adj", "parent_comm", "cmdline")
 
+_SHORT_CHARS = 512
+
 SUBJECTS = (
     "comm",
     "exe",
@@ -193,6 +195,15 @@ class RuleSet:
     def has_groups(self) -> bool:
         """Whether some rule's unit is more than a process: then all processes must be seen, however small."""
         return any(rule.verdict.unit is not Unit.PROCESS for rule in self.rules)
+
+
+def is_short(process: Process) -> bool:
+    """Whether what is said of a process is short enough to be remembered.
+
+    Its paths and arguments may be 4 KiB each, and whoever chooses them is not to choose how much memory we hold.
+    """
+    texts = (process.comm, process.exe, process.cgroup, process.parent_comm, process.cmdline or "")
+    return sum(map(len, texts)) <= _SHORT_CHARS
 
 
 def is_given_name(process: Process) -> bool:
@@ -354,9 +365,11 @@ class _Property:
         value = (self.key(process), registered) if "registered" in self._open else self.key(process)
         found = self._known.get(value)
         if found is None:
+            found = self._work_out(process, registered=registered)
             if len(self._known) >= _REMEMBERED_MOST:
                 self._known.clear()
-            found = self._known[value] = self._work_out(process, registered=registered)
+            if is_short(process):
+                self._known[value] = found
         return found
 
     def _work_out(self, process: Process, *, registered: bool) -> int:
@@ -423,7 +436,8 @@ class _Masks:
             known = self.known_registered if registered else self.known
             if len(known) >= _PROCESSES_MOST:
                 known.clear()
-            known[self.key(process)] = found
+            if is_short(process):
+                known[self.key(process)] = found
         if not isinstance(found, _Open):
             return found
         left = found.left

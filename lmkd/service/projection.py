@@ -21,6 +21,7 @@ from lmkd.kernel.interface import Kernel
 log = logging.getLogger("lmkd")
 
 FILE_NAME = "projected"
+EARLIER_KEPT = 4
 SHORTEN_AT_LINES = 4_000
 """Beyond that, and four times what is in force, the file is written anew."""
 
@@ -33,6 +34,20 @@ class Written(NamedTuple):
 
     before: int
     written: int
+    earlier: tuple[int, ...] = ()
+    """What we wrote before that. A child that was forked in between has one of these, and it is ours as well."""
+
+    def is_ours(self, adj: int) -> bool:
+        """Whether an oom_score_adj is of our writing."""
+        return adj == self.written or adj in self.earlier
+
+    def then(self, before: int, wanted: int) -> Written:
+        """Return this with one more written over it."""
+        if before != self.before:
+            return Written(before, wanted)
+        earlier = dict.fromkeys((*self.earlier, self.written))
+        earlier.pop(wanted, None)
+        return Written(before, wanted, tuple(earlier)[-EARLIER_KEPT:])
 
 
 class Projection:
@@ -61,6 +76,10 @@ class Projection:
         found = self._processes.get(identity)
         return None if found is None else found.written
 
+    def find(self, identity: Identity) -> Written | None:
+        """Return all that we wrote for a process, None for nothing."""
+        return self._processes.get(identity)
+
     def project(self, identity: Identity, before: int, wanted: int) -> int | None:
         """Give a process its place; return what stands there of ours now, None for nothing."""
         found = self._processes.get(identity)
@@ -68,16 +87,17 @@ class Projection:
             if found is not None:
                 self._restore(identity, found)
             return None
-        if found == (before, wanted):
+        if found is not None and found[:2] == (before, wanted):
             return wanted
         if not self._write(identity, wanted):
             return None if found is None else found.written
-        self._processes[identity] = Written(before, wanted)
+        fresh = Written(before, wanted)
+        self._processes[identity] = fresh if found is None else found.then(before, wanted)
         self._note(f"process {identity[0]} {identity[1]} {before} {wanted}")
         return wanted
 
     def inherit(self, identity: Identity, written: Written) -> None:
-        """Take note that a process has a place of ours from its parent, by fork."""
+        """Take note of what of ours a process has: from its parent by fork, or from an earlier daemon."""
         self._processes[identity] = written
         self._note(f"process {identity[0]} {identity[1]} {written.before} {written.written}")
 
@@ -238,7 +258,9 @@ class Projection:
         try:
             if kind == "process":
                 pid, start, before, written = map(int, rest.split())
-                self.inherited[pid, start] = Written(before, written)
+                found = self.inherited.get((pid, start))
+                one = Written(before, written)
+                self.inherited[pid, start] = one if found is None else found.then(before, written)
             elif kind == "forget":
                 pid, start = map(int, rest.split())
                 self.inherited.pop((pid, start), None)

@@ -25,9 +25,9 @@ from lmkd.model import (
     is_within,
 )
 from lmkd.policy.actions import Plain
+from lmkd.policy.classify import ceiling_of
 from lmkd.policy.events import AckReceived, AppGone, AppRegistered, AppRuled, AppUpdated
 from lmkd.policy.rules import Rule
-from lmkd.policy.settings import Settings
 from lmkd.service.client import Client
 from lmkd.service.describing import level_frame, list_files
 from lmkd.service.engine import Engine
@@ -376,18 +376,6 @@ class Requests:
         if problem is not None:
             raise Refused("failed", problem)
         return {"config_files": list_files(self.questions.config.files)}, None
-
-
-def ceiling_of(rule: Rule | None, settings: Settings) -> AppClass:
-    """Return the highest class that a program may claim for itself: the rule's word, or what all may.
-
-    A rule that gives a class as such lets it be claimed; that of system is given, never claimed.
-    """
-    if rule is None:
-        return settings.claim_ceiling
-    if rule.verdict.ceiling is not None:
-        return rule.verdict.ceiling
-    return max(settings.claim_ceiling, min(rule.verdict.app_class, AppClass.FOREGROUND))
 
 
 _HANDLERS: dict[type, Callable[..., Answered]] = {

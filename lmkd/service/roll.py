@@ -20,15 +20,14 @@ from lmkd.kernel.interface import Kernel
 from lmkd.model import (
     SYSTEM_DOMAIN,
     App,
-    AppClass,
     Details,
-    Mark,
     Process,
     ProcessEvent,
     ProcessEventKind,
     Unit,
 )
 from lmkd.policy.classify import Classed, classify
+from lmkd.policy.place import place_of
 from lmkd.policy.settings import Settings
 from lmkd.service.projection import Projection, Written
 
@@ -39,10 +38,6 @@ YOUNG_US = (1_000_000, 10_000_000)
 somebody puts it into another cgroup, which is done to the young."""
 YOUNG_MOST = 10_000
 """Who is young beyond that, in a storm, is looked at with everybody else."""
-SPREAD = 99
-"""How far bias, marks and trust may move a place: classes are 200 apart, and none may reach the next."""
-EXEMPT_ADJ = -1000
-STRICT_ADJ = 1000
 
 Identity = tuple[int, int]
 
@@ -59,28 +54,6 @@ class Known:
     @property
     def identity(self) -> Identity:
         return self.process.pid, self.process.start_ticks
-
-
-def place_of(known: Known, settings: Settings) -> int | None:
-    """Return the oom_score_adj that says what the rules say; None where we have no say.
-
-    Nobody is raised whom others have lowered, where it is to be kept anyway: a place of 0 is not for one at -500.
-    """
-    process, classed, app = known.process, known.classed, known.app
-    if classed.never is not None and classed.rule is None:
-        return None  # init, this daemon, a kernel thread, or another user's
-    own = process.oom_score_adj
-    rule = classed.rule
-    if rule is not None and rule.verdict.exempt:
-        return EXEMPT_ADJ
-    app_class = classed.app_class if app is None else app.app_class
-    adj = settings.classes[app_class].oom_score_adj
-    if app_class >= AppClass.FOREGROUND:
-        return min(adj, own) if app is None else adj
-    if app is None and rule is None and settings.strict:
-        return STRICT_ADJ
-    shift = (rule.verdict.bias // 2 if rule is not None else 0) - 25 * min(process.mark, Mark.AVOID)
-    return max(-999, min(adj + max(-SPREAD, min(shift, SPREAD)), 1000))
 
 
 class Roll:
@@ -111,6 +84,8 @@ class Roll:
         self.unruled_hits = 0
         self._numbers: dict[int, int] = {}
         self._details = Details()
+        self._sessions: dict[tuple[int, int], Written] = {}
+        """During a look: by session and place what we wrote for somebody there."""
         self._young: tuple[deque[tuple[int, Identity]], ...] = tuple(deque() for _ in YOUNG_US)
         """For each age who comes to it when, in order."""
         self.follow(settings, self.scope)
@@ -166,10 +141,9 @@ class Roll:
         if start_ticks is None:
             return
         process = replace(parent.process, pid=pid, start_ticks=start_ticks, ppid=parent_pid)
-        written = self._projection.written(parent.identity)
+        written = self._projection.find(parent.identity)
         if written is not None:
-            own = parent.process.oom_score_adj
-            self._projection.inherit((pid, start_ticks), Written(own, written))
+            self._projection.inherit((pid, start_ticks), written)
         self.known[pid] = Known(process, parent.classed, None)
         self._note_young(self.known[pid])
         self._count_together(parent.classed, process.cgroup, 1)
@@ -232,20 +206,35 @@ class Roll:
     def look_at_all(self) -> None:
         """Read every process: at the start, and when events were lost."""
         found = self._kernel.scan(SYSTEM_DOMAIN, 0, self._details)
-        for pid in self.known.keys() - {process.pid for process in found}:
-            self._drop(pid)
+        gone = self.known.keys() - {process.pid for process in found}
+        self._note_sessions()
         # Parents first, so that what a child inherited of ours is known for ours.
         for process in sorted(found, key=lambda one: (one.start_ticks, one.pid)):
             self.see(process)
+        self._sessions = {}
+        for pid in gone:
+            self._drop(pid)
         self._projection.inherited.clear()
 
     def look_for_new(self) -> None:
         """Find who came and went by their pids alone, and read the newcomers."""
         pids = set(self._kernel.pids())
-        for pid in self.known.keys() - pids:
-            self._drop(pid)
-        for pid in sorted(pids - self.known.keys()):
+        gone, new = self.known.keys() - pids, pids - self.known.keys()
+        if new:
+            self._note_sessions()
+        for pid in sorted(new):
             self.look(pid)
+        self._sessions = {}
+        for pid in gone:
+            self._drop(pid)
+
+    def _note_sessions(self) -> None:
+        """Remember by session what we wrote for whom, the dead too: a child that lost its parent is still in it."""
+        for known in self.known.values():
+            written = self._projection.find(known.identity)
+            if written is not None and known.process.session:
+                for place in (*written.earlier, written.written):
+                    self._sessions[known.process.session, place] = written
 
     def look_at_young(self) -> None:
         """Read those once more who have come to an age at which that is due."""
@@ -293,30 +282,37 @@ class Roll:
 
     def _with_own_adj(self, process: Process) -> Process:
         """Return a process with the oom_score_adj that others gave it."""
-        identity = (process.pid, process.start_ticks)
-        known = self.known.get(process.pid)
-        written = self._projection.written(identity)
-        if written is not None and known is not None:
-            if process.oom_score_adj == written:
-                return replace(process, oom_score_adj=known.process.oom_score_adj)
+        identity, found = (process.pid, process.start_ticks), process.oom_score_adj
+        written = self._projection.find(identity)
+        known = self.known.get(process.pid) is not None
+        if written is None:
+            written = self._projection.inherited.get(identity)
+            if written is None and not known:
+                written = self._inherited_from(process)
+        if written is None:
+            return process
+        if not written.is_ours(found):
             self._projection.forget(identity)  # somebody has set another one since
             return process
-        left = self._projection.inherited.get(identity)
-        if left is not None and left.written == process.oom_score_adj:
-            self._projection.inherit(identity, left)
-            return replace(process, oom_score_adj=left.before)
+        if not known or found != written.written:
+            # As it stands: it may have been forked before its parent had its latest place.
+            self._projection.inherit(identity, written.then(written.before, found))
+        return replace(process, oom_score_adj=written.before)
+
+    def _inherited_from(self, process: Process) -> Written | None:
+        """Return what of ours a newcomer has from its parent, or from one of its session where that is gone."""
         parent = self.known.get(process.ppid)
-        if known is None and parent is not None:
-            placed = self._projection.written(parent.identity)
-            own = parent.process.oom_score_adj
-            if placed is not None and placed == process.oom_score_adj:
-                self._projection.inherit(identity, Written(own, placed))
-                return replace(process, oom_score_adj=own)
-        return process
+        if parent is not None:
+            written = self._projection.find(parent.identity)
+            if written is not None and written.is_ours(process.oom_score_adj):
+                return written
+        return self._sessions.get((process.session, process.oom_score_adj))
 
     def _give_place(self, known: Known) -> None:
         own = known.process.oom_score_adj
-        wanted = place_of(known, self._settings) if self._is_in_scope(known) else None
+        wanted = None
+        if self._is_in_scope(known):
+            wanted = place_of(known.process, known.classed, known.app, self._settings)
         self._projection.project(known.identity, own, own if wanted is None else wanted)
 
     def _is_in_scope(self, known: Known) -> bool:
