@@ -14,8 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from lmkd.model import SYSTEM_DOMAIN, Answer, AppClass, Level, Signal, Unit
 from lmkd.policy import events
 from lmkd.policy.actions import SendSignal
+from lmkd.policy.patterns import ExeTest
 
-from .scenes import BOX, MIB, MS, SECOND, policies, with_settings
+from . import scenes
+from .scenes import BOX, MIB, MS, SECOND, policies, ruled
 from .witness import Witness
 from .world import Ends, Manner, Program, World
 
@@ -23,7 +25,8 @@ CLAIMED = st.sampled_from([one for one in AppClass if one is not AppClass.SYSTEM
 # Four seconds on an idle machine; this is not about how long it takes on a busy one.
 pytestmark = pytest.mark.timeout(300)
 
-SETTINGS = with_settings(domains=policies(BOX))
+KEPT = scenes.rule("kept", AppClass.SYSTEM, ("exe", ExeTest(("kept",))), exempt=True)
+SETTINGS = ruled(KEPT, domains=policies(BOX))
 index = st.integers(0, 1000)
 
 
@@ -60,15 +63,16 @@ class Daemon(RuleBasedStateMachine):
     @rule(
         size_mib=st.integers(1, 300),
         adj=st.sampled_from([0, 900, 700, 500, 200, -100, -950]),
-        exe=st.sampled_from(["/usr/bin/prog"] * 4 + ["/usr/sbin/sshd"]),
+        exe=st.sampled_from(["/usr/bin/prog"] * 4 + ["/usr/sbin/sshd", "/usr/bin/kept"]),
         cgroup=st.sampled_from(["/", BOX, f"{BOX}/db"]),
+        parent=st.one_of(st.none(), index),
         growth_mib_s=st.sampled_from([0, 0, 5, 25, 100]),
         ends=st.sampled_from([Ends.ON_TERM, *Ends]),
         registered=st.booleans(),
         app_class=CLAIMED,
         manner=st.sampled_from(list(Manner)),
         reaction_ms=st.sampled_from([0, 40, 900, 4000]),
-        unit=st.sampled_from([Unit.PROCESS, Unit.PROCESS, Unit.CGROUP]),
+        unit=st.sampled_from([Unit.PROCESS, Unit.PROCESS, Unit.CGROUP, Unit.TREE]),
     )
     def start(
         self,
@@ -76,6 +80,7 @@ class Daemon(RuleBasedStateMachine):
         adj: int,
         exe: str,
         cgroup: str,
+        parent: int | None,
         growth_mib_s: int,
         ends: Ends,
         registered: bool,
@@ -84,6 +89,7 @@ class Daemon(RuleBasedStateMachine):
         reaction_ms: int,
         unit: Unit,
     ) -> None:
+        above = None if parent is None else self.pick(parent)
         program = self.world.spawn(
             size_mib * MIB,
             adj=adj,
@@ -91,6 +97,7 @@ class Daemon(RuleBasedStateMachine):
             cgroup=cgroup,
             growth_kib_s=growth_mib_s * MIB,
             ends=ends,
+            ppid=1 if above is None else above.pid,
         )
         if registered:
             reaction_us = reaction_ms * MS

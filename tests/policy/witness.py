@@ -6,6 +6,8 @@ judgement of a domain, which are what the invariants speak of. Each invariant is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lmkd.model import (
     SYSTEM_DOMAIN,
     Answer,
@@ -100,6 +102,7 @@ class Witness:
         self.invariant_3_one_kill_in_flight(sent)
         self.invariant_3_measured_again_before_the_next(sent)
         self.invariant_4_not_before_the_deadline(sent)
+        self.invariant_4_nor_of_any_app_in_its_tree(scan, sent)
         self.invariant_5_not_when_the_level_has_fallen(sent)
         self.invariant_6_no_lower_class_holds_a_victim(scan, sent)
         self.invariant_7_inside_the_subtree(sent)
@@ -147,6 +150,31 @@ class Witness:
         else:
             assert max(deadlines) <= self.now_us
 
+    def invariant_4_nor_of_any_app_in_its_tree(
+        self, scan: events.ProcessesScanned, sent: actions.SendSignal
+    ) -> None:
+        """Whoever dies with another has its own deadline all the same, or was told that there is none left."""
+        if sent.victim.unit is not Unit.TREE:
+            return
+        judgement = self.world.state.domains[sent.domain].judgement
+        assert judgement is not None
+        for process in self._tree(sent.victim.pid, scan.processes):
+            app = self._app_of(process.pid, process.start_ticks)
+            if app is None or process.cgroup != sent.victim.cgroup or self._is_exempt(process):
+                continue
+            deadlines = [
+                until for (number, _), until in self.deadlines.items() if number == app.app
+            ]
+            assert judgement.emergency or max(deadlines) <= self.now_us
+
+    def _tree(self, root: int, processes: Sequence[Process]) -> list[Process]:
+        """Return a process and all below it, by what each says of its parent."""
+        pids, before = {root}, 0
+        while len(pids) > before:
+            before = len(pids)
+            pids |= {one.pid for one in processes if one.ppid in pids}
+        return [one for one in processes if one.pid in pids]
+
     def invariant_4_no_time_promised_after_sigterm(self, sent: actions.SendSignal) -> None:
         app = self._app_of(sent.victim.pid, sent.victim.start_ticks)
         if app is None:
@@ -180,11 +208,17 @@ class Witness:
         least_kib = self.settings.min_victim_kib(total_kib)
         inside = [one for one in scan.processes if is_within(one.cgroup, sent.domain)]
         ending = {(one.victim.pid, one.victim.start_ticks) for one in self.in_flight.values()}
-        spoken_for: set[int] = set()
+        # Who is in a tree goes with it; what a tree is worth is for the tables of test_groups.
+        spoken_for: set[int] = {
+            member.pid
+            for app in self.apps.values()
+            if app.unit is Unit.TREE
+            for member in self._tree(app.pid, inside)
+        }
         units: list[tuple[AppClass, Identity, int]] = []
         for process in inside:
             members = self._members(process, inside)
-            if members is not None:
+            if members is not None and process.pid not in spoken_for:
                 app_class = self._class_of(process)
                 size_kib = sum(member.size_kib for member in members)
                 units.append((app_class, (process.pid, process.start_ticks), size_kib))
@@ -358,7 +392,7 @@ class Witness:
             system
             or process.pid in (1, OWN_PID)
             or process.oom_score_adj <= -900
-            or process.exe.endswith("/sshd")
+            or process.exe.endswith(("/sshd", "/kept"))
         )
 
     def _members(self, leader: Process, inside: list[Process]) -> list[Process] | None:

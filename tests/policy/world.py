@@ -67,6 +67,7 @@ class Program:
     cgroup: str
     growth_kib_s: int
     ends: Ends
+    ppid: int = 1
     manner: Manner = Manner.IGNORES
     reaction_us: int = 0
     app: int | None = None
@@ -79,7 +80,7 @@ class Program:
         return Process(
             pid=self.pid,
             start_ticks=self.start_ticks,
-            ppid=1,
+            ppid=self.ppid,
             comm=f"prog{self.pid}",
             exe=self.exe,
             uid=1000,
@@ -139,6 +140,7 @@ class World:
         growth_kib_s: int = 0,
         ends: Ends = Ends.ON_TERM,
         pid: int | None = None,
+        ppid: int = 1,
     ) -> Program:
         """Start a program; with a pid, that of one that is gone."""
         if pid is None:
@@ -146,7 +148,7 @@ class World:
             self._next_pid += 1
         self._starts += 1
         size_kib = min(size_kib, self.available_kib())
-        program = Program(pid, self._starts, size_kib, adj, exe, cgroup, growth_kib_s, ends)
+        program = Program(pid, self._starts, size_kib, adj, exe, cgroup, growth_kib_s, ends, ppid)
         self.programs[pid] = program
         return program
 
@@ -256,10 +258,30 @@ class World:
 
     def end_all(self, victim: Victim) -> None:
         """End what dies together."""
-        for program in list(self.programs.values()):
-            whole = victim.unit is Unit.CGROUP and is_within(program.cgroup, victim.cgroup)
-            if whole or program.identity == (victim.pid, victim.start_ticks):
-                self.end(program)
+        for program in self.dying_with(victim):
+            self.end(program)
+
+    def dying_with(self, victim: Victim) -> list[Program]:
+        """Return what dies together: of a tree, as the executor has it, not who is never killed."""
+        whole, tree = victim.unit is Unit.CGROUP, {victim.pid}
+        if victim.unit is Unit.TREE:
+            before = 0
+            while len(tree) > before:
+                before = len(tree)
+                tree |= {one.pid for one in self.programs.values() if one.ppid in tree}
+        return [
+            program
+            for program in self.programs.values()
+            if (whole and is_within(program.cgroup, victim.cgroup))
+            or program.identity == (victim.pid, victim.start_ticks)
+            or (
+                program.pid in tree
+                and program.pid != victim.pid
+                and program.cgroup == victim.cgroup
+                and not program.exe.endswith(("/sshd", "/kept"))
+                and program.adj > -900
+            )
+        ]
 
     # --- the shell ---------------------------------------------------------------------------------------------
 
