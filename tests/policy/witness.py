@@ -219,7 +219,7 @@ class Witness:
         for process in inside:
             members = self._members(process, inside)
             if members is not None and process.pid not in spoken_for:
-                app_class = self._class_of(process)
+                app_class = max(self._class_of(member) for member in members)
                 size_kib = sum(member.size_kib for member in members)
                 units.append((app_class, (process.pid, process.start_ticks), size_kib))
                 spoken_for.update(member.pid for member in members)
