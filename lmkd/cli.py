@@ -150,7 +150,7 @@ def _serve(
 
         uid = os.getuid()
         session = Session(uid, find_delegated(kernel, uid), config.socket)
-    for line in kernel.features().missing():
+    for line in (*map(str, config.warnings), *kernel.features().missing()):
         log.warning("%s", line)
     daemon = Daemon(
         kernel,

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 from lmkd_proto import ClientConnection, Event, Hello, Ok, Subscribe, Welcome
 
-from lmkd.model import Level
+from lmkd.model import Level, Propagation
 from lmkd.policy.actions import Broadcast
 from lmkd.service.client import Client
 from lmkd.service.daemon import raise_fd_limit
@@ -45,7 +45,7 @@ async def _measure(directory: Path, receivers: Path, sender: Path, count: int) -
         nursery.start_soon(server.serve)
         our_receivers = Peer(receivers, ours_path, str(count), words.hex())
         await trio.to_thread.run_sync(our_receivers.hear)
-        while server.subscriber_count("system") < count:  # noqa: ASYNC110 - the server has no event for a bench
+        while server.subscribers.count("system") < count:  # noqa: ASYNC110 - the server has no event for a bench
             await trio.sleep(0.05)
         their_sender = Peer(sender, theirs_path, str(count), frame.hex())
         their_sender.hear()
@@ -77,7 +77,7 @@ def _serve(path: str) -> Server:
         if isinstance(event, Hello):
             client.reply(client.connection.send(Welcome(event.id, 1, "bench", False)))
         elif isinstance(event, Subscribe):
-            server.subscribe(client, event.domain)
+            server.subscribers.add(client, event.domain, event.domain, Propagation.LOCAL)
             client.reply(client.connection.send(Ok(event.id)))
 
     server = Server(
