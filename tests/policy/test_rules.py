@@ -358,3 +358,20 @@ def test_what_masks_remember_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     masks = rule_set._masks
     kept = [len(masks.known), *(len(one._known) for one in masks._asked)]
     assert all(0 < count <= 10 for count in kept)
+
+
+def test_what_a_process_says_at_length_is_matched_and_not_remembered() -> None:
+    """It chooses its arguments and its paths, and so would choose how much memory the daemon holds."""
+    wordy = Rule(
+        "wordy",
+        "test.toml:1",
+        (Condition("cmdline", TextTest((".*--job=7 .*",))), Condition("comm", TextTest(("job",)))),
+        Verdict(AppClass.CACHED),
+    )
+    rule_set = RuleSet((wordy,))
+    long = replace(process(7, comm="job"), cmdline="x --job=7 " + "y" * 4_000)
+    for _ in range(2):
+        assert rule_set.find(long) is wordy
+    assert rule_set.find(replace(long, comm="other", exe="/usr/bin/" + "x" * 4_000)) is None
+    assert rule_set._masks.known == {}
+    assert all(one._known == {} for one in rule_set._masks._asked)
