@@ -97,7 +97,9 @@ class Show:
         return GROUP if self.group is not None else "system"
 
     def say(self, who: str, what: str) -> None:
-        print(f"{time.monotonic() - self.began:6.1f} s  {who:<9} {what}", flush=True)
+        # One write, end of line and all: several threads say something at once.
+        line = f"{time.monotonic() - self.began:6.1f} s  {who:<9} {what}\n"
+        print(line, end="", flush=True)
 
     def start_daemon(self) -> subprocess.Popen[bytes]:
         config = self.directory / "lmkd.toml"
