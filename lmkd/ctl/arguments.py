@@ -297,7 +297,7 @@ def _add_recordings(commands: Commands) -> None:
         nargs="?",
         type=take_path,
         metavar="FILE",
-        help="copy the recording that was saved last to this file",
+        help="copy the latest recording of an episode, or else of the calm, to this file",
     )
     replay = _add(
         commands,

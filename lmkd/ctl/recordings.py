@@ -11,6 +11,8 @@ from lmkd.ctl.page import Block, Column, Line, Table
 from lmkd.ctl.result import Row, number, printable, rows, text
 from lmkd.ctl.words import NOT_SAID, ago_words, date_words, size_words
 
+NAMED_MOST = 6
+"""So many episodes of one recording are named one by one."""
 _COLUMNS = (
     Column("saved"),
     Column("when"),
@@ -40,19 +42,29 @@ def _cells(recording: Row, now_unix_ms: int, zone: tzinfo | None) -> tuple[str, 
     return (
         date_words(saved_ms, zone),
         "" if saved_ms is None else ago_words(saved_ms, now_unix_ms),
-        ", ".join(map(printable, numbers)) or NOT_SAID,
+        _numbers_words([printable(one) for one in numbers]),
         NOT_SAID if size_bytes is None else size_words((size_bytes + 1023) >> 10),
         text(recording, "path", NOT_SAID),
     )
 
 
+def _numbers_words(numbers: list[str]) -> str:
+    if len(numbers) > NAMED_MOST:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(numbers) or NOT_SAID
+
+
 def find_latest(recorded: Row) -> str | None:
-    """Return the path of the recording that was saved last; None where none is kept."""
-    saved = recorded.get("saved")
-    if isinstance(saved, str):
+    """Return the path of the latest recording of an episode, or else of calm; None where none is kept.
+
+    Who asks some seconds after an episode asks for that, and not for the calm since.
+    """
+    kept, saved = rows(recorded, "recordings"), recorded.get("saved")
+    calm = [one.get("path") for one in kept if not one.get("episodes")]
+    if isinstance(saved, str) and saved not in calm:
         return saved
     latest = max(
-        rows(recorded, "recordings"),
+        [one for one in kept if one.get("episodes")] or kept,
         key=lambda one: number(one, "saved_unix_ms") or 0,
         default=None,
     )

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import tzinfo
 from pathlib import Path
 
+import lmkd
 from lmkd.config import ConfigError, load_config
 from lmkd.ctl.arguments import DONE, FAILED
 from lmkd.ctl.commands import CommandFailed
+from lmkd.ctl.kills import describe_exit, describe_failure, describe_victim
 from lmkd.ctl.page import Block, Line, Page
-from lmkd.ctl.result import number, printable, text
-from lmkd.ctl.words import count_words, list_words, size_words, time_words
+from lmkd.ctl.recordings import NAMED_MOST
+from lmkd.ctl.result import flag, number, printable, text
+from lmkd.ctl.words import count_words, date_words, list_words, size_words, time_words
+from lmkd.model import SYSTEM_DOMAIN
 from lmkd.policy.actions import Plain
 from lmkd.replay.comparison import (
     Comparison,
@@ -33,6 +38,7 @@ from lmkd.replay.verdicts import Verdict, first_difference, plain_verdicts, verd
 FILE_MOST = 64 << 20
 _TIME_WIDTH = 10
 _MARGIN = "    "
+_WITH = {"tree": " with its descendants", "cgroup": " with its whole cgroup"}
 
 
 def run_replay(
@@ -63,7 +69,11 @@ def _run_replay(
         else:
             name = ", ".join(str(config) for config in configs)
             page.draw(
-                [*describe_recording(recording), Line(), *describe_comparison(comparison, name)]
+                [
+                    *describe_recording(recording, None),
+                    Line(),
+                    *describe_comparison(comparison, name),
+                ]
             )
         return DONE
     steps = list(run(recording))
@@ -74,7 +84,8 @@ def _run_replay(
         outcomes = [step.outcome for step in steps]
         deaths = find_deaths(outcomes, recording.base_us)
         levels = find_levels(outcomes, recording.base_us)
-        page.draw([*describe_recording(recording), Line(), *describe_run(deaths, levels), Line()])
+        page.draw(describe_recording(recording, None))
+        page.draw([Line(), *describe_run(deaths, levels), Line()])
         page.draw(describe_agreement(recording, verdicts))
     same = first_difference(verdicts, recording.verdicts) is None
     return DONE if same else FAILED
@@ -105,32 +116,36 @@ def _print_verdicts(
         _print_json(page, {"recording": dict(recording.header), "verdicts": plain})
     else:
         lines: list[Block] = [Line(printable(verdict_text(verdict))) for verdict in verdicts]
-        page.draw([*describe_recording(recording), Line(), *lines])
+        page.draw([*describe_recording(recording, None), Line(), *lines])
 
 
 # --- a recording, and what comes of it ------------------------------------------------------------------------
 
 
-def describe_recording(recording: Recording) -> list[Block]:
-    """Return what a recording is, in a sentence or two."""
+def describe_recording(recording: Recording, zone: tzinfo | None) -> list[Block]:
+    """Return what a recording is, in a sentence or two. Zone None: this machine's."""
     header = recording.header
     episodes = header.get("episodes")
     numbers = [printable(str(one)) for one in episodes] if isinstance(episodes, list) else []
     what = "no episode"
     if numbers:
         what = f"episode {numbers[0]}" if len(numbers) == 1 else f"episodes {list_words(numbers)}"
-    kernel = text(header, "kernel")
-    made = f"lmkd {text(header, 'version', '?')}" + (f" on Linux {kernel}" if kernel else "")
+    if len(numbers) > NAMED_MOST:
+        what = f"{len(numbers)} episodes, {numbers[0]} to {numbers[-1]},"
+    made_ms, kernel = number(header, "unix_ms"), text(header, "kernel")
+    made = f"made on {date_words(made_ms, zone)} by" if made_ms else "made by"
+    made += f" lmkd {text(header, 'version', '?')}" + (f" on Linux {kernel}" if kernel else "")
     events, scans = number(header, "events"), number(header, "scans")
     blocks: list[Block] = [
         Line(
-            f"A recording of {what} over {time_words(number(header, 'span_ms'))}, made by {made}: "
+            f"A recording of {what} over {time_words(number(header, 'span_ms'))}, {made}: "
             f"{count_words(events or 0, 'event')}, of which {count_words(scans or 0, 'scan')}."
         )
     ]
-    cut_ms = number(header, "cut_ms")
-    if cut_ms is not None:
-        blocks.append(Line(f"It was cut off at {_at(cut_ms)}, for want of room."))
+    if flag(header, "begins_open"):
+        blocks.append(Line("It begins in mid-episode: there was no room for what came before."))
+    if flag(header, "ends_open"):
+        blocks.append(Line("It ends in mid-episode: it was saved before that was over."))
     return blocks
 
 
@@ -138,26 +153,40 @@ def describe_run(deaths: Sequence[Death], levels: Sequence[LevelChange]) -> list
     """Return levels and kills, in the order of their moments."""
     told: list[tuple[int, Line]] = []
     for change in levels:
-        where = "" if change.domain == "system" else f" in {printable(change.domain)}"
-        lead = f"{_at(change.at_ms):>{_TIME_WIDTH}}  "
-        told.append((change.at_ms, Line(f"{change.level}{where}", lead, change.level)))
-    for death in deaths:
-        lead = f"{_at(death.at_ms):>{_TIME_WIDTH}}  "
-        told.append((death.at_ms, Line(f"{_fate(death)}: {printable(death.reason)}.", lead)))
+        what = f"{change.level}{_where(change.domain)}: {printable(change.reason)}."
+        told.append((change.at_ms, Line(what, _lead(change.at_ms), change.level)))
+    told.extend(
+        (death.at_ms, Line(f"{_order(death)} {_outcome(death)}", _lead(death.at_ms)))
+        for death in deaths
+    )
     told.sort(key=lambda one: one[0])
     return [line for _, line in told] or [Line("Nothing came of it: memory was not short.")]
 
 
-def _fate(death: Death) -> str:
-    who = f"{_who(death)}, {size_words(death.size_kib)}"
-    if death.start_ticks is None:
-        return f"dry run: {who} would have been ended"
+def _lead(at_ms: int) -> str:
+    return f"{_at(at_ms):>{_TIME_WIDTH}}  "
+
+
+def _order(death: Death) -> str:
+    what = f"{_who(death)}{_where(death.domain)}: {printable(death.reason)}."
+    return f"Dry run: would have ended {what}" if _is_dry(death) else f"SIGTERM to {what}"
+
+
+def _outcome(death: Death) -> str:
+    name = printable(death.name)
+    if _is_dry(death):
+        return ""
     if death.failed is not None:
-        return f"{who} was to be ended, and was not ({printable(death.failed)})"
+        return describe_failure({"reason": death.failed}, name)
     if death.ended_ms is None:
-        return f"{who} was told to end"
-    how = "with SIGKILL" if death.sigkill else "with SIGTERM"
-    return f"{who} ended {how}, after {time_words(death.ended_ms - death.at_ms)}"
+        return f"{name} had not ended when the recording did."
+    after_ms = death.ended_ms - death.at_ms
+    gone = describe_exit({"after_ms": after_ms, "sigkill": death.sigkill}, name)
+    if death.freed_kib is None:
+        return gone
+    if death.freed_kib <= 0:
+        return f"{gone} Nothing came back that was not taken at once."
+    return f"{gone} Then {size_words(death.freed_kib)} more was available."
 
 
 def describe_agreement(recording: Recording, verdicts: Sequence[Verdict]) -> list[Block]:
@@ -172,8 +201,10 @@ def describe_agreement(recording: Recording, verdicts: Sequence[Verdict]) -> lis
         shown = verdict_text(held[place]) if place < len(held) else "none"
         blocks.append(Line(printable(shown), _MARGIN))
     version = text(recording.header, "version", "?")
-    blocks.append(Line(f"It was recorded by lmkd {version}; another version may decide otherwise."))
-    return blocks
+    why = f"It was recorded by lmkd {version}, and this is {lmkd.__version__}, which may decide otherwise."
+    if version == lmkd.__version__:
+        why = f"It was recorded by the same version, lmkd {version}: one of the two was changed since."
+    return [*blocks, Line(why)]
 
 
 # --- another policy -------------------------------------------------------------------------------------------
@@ -191,56 +222,91 @@ def describe_comparison(comparison: Comparison, name: str) -> list[Block]:
         ]
     else:
         blocks.append(Line(f"With {name} nothing would have been different: {_toll(comparison)}."))
-    blocks.append(Line())
-    blocks += [Line(note) for note in comparison.notes]
+    blocks += [Line(), Line("Before this is believed:")]
+    blocks += [Line(printable(note), "  - ") for note in comparison.notes]
     return blocks
 
 
 def _toll(comparison: Comparison) -> str:
-    died = [f"{_who(death)} died at {_at(death.at_ms)}" for death in comparison.then]
+    died = [f"{_who(death)} {_fate(death)} at {_at(death.at_ms)}" for death in comparison.then]
     return f"{list_words(died)} in both" if died else "nothing dies in either"
 
 
 def _difference(difference: Difference) -> str:
     then, now = difference.then, difference.now
-    where = "" if difference.domain == "system" else f" in {printable(difference.domain)}"
+    where = _where(difference.domain)
     if then is not None and now is not None:
-        if difference.kind == "instead":
-            return (
-                f"{_who(now)} would have died at {_at(now.at_ms)} instead of {_who(then)} at {_at(then.at_ms)}{where}"
-                f"{_why(now)}."
-            )
-        if then.at_ms == now.at_ms:
-            return (
-                f"{_who(then)} would have died at {_at(now.at_ms)} as it did, but for another reason{where}:"
-                f" {printable(now.reason)}, not {printable(then.reason)}."
-            )
-        return f"{_who(now)} would have died at {_at(now.at_ms)}, not at {_at(then.at_ms)}{where}{_why(now)}."
+        return _other_death(difference.kind, then, now, where)
     if then is not None:
-        return f"{_who(then)}, which died at {_at(then.at_ms)}{where}, would have lived."
+        return f"{_who(then)}, which {_fate(then)} at {_at(then.at_ms)}{where}, would have lived."
     if now is not None:
-        return f"{_who(now)} would have died at {_at(now.at_ms)}{where} as well{_why(now)}."
-    return _level_difference(difference, where)
+        return f"At {_at(now.at_ms)}{where} {_who(now)} {_other_fate(now)} as well: {_why(now)}."
+    return _other_level(difference, where)
+
+
+def _other_death(kind: str, then: Death, now: Death, where: str) -> str:
+    same_time = then.at_ms == now.at_ms
+    if kind == "instead":
+        when = "" if same_time else f", which {_fate(then)} at {_at(then.at_ms)}"
+        fate = f"{_other_fate(now)} instead of {_who(then)}{when}"
+        return f"At {_at(now.at_ms)}{where} {_who(now)} {fate}: {_why(now)}."
+    if same_time:
+        return (
+            f"{_who(now)} {_other_fate(now)} at {_at(now.at_ms)}{where} as it did, but for another reason:"
+            f" {printable(now.reason)}, not {printable(then.reason)}."
+        )
+    fate = f"{_other_fate(now)} at {_at(now.at_ms)}{where}, not at {_at(then.at_ms)}"
+    return f"{_who(now)} {fate}: {_why(now)}."
 
 
 def _why(death: Death) -> str:
-    rule = f", by rule {printable(death.rule)!r}" if death.rule else ""
-    return f" ({printable(death.reason)}{rule})"
+    rule = f", by the rule {printable(death.rule)!r}" if death.rule else ""
+    return f"{printable(death.reason)}{rule}"
 
 
-def _level_difference(difference: Difference, where: str) -> str:
-    then_ms, now_ms, level = difference.then_ms, difference.now_ms, difference.level
-    calm = level == "normal"
-    word = "calm again" if calm else f"{level} first"
-    if then_ms is None and now_ms is not None:
-        return f"it would have been {word} at {_at(now_ms)}{where}, and it never was."
-    if now_ms is None and then_ms is not None:
-        return f"it would not have been {word.removesuffix(' first')}{where}; it was at {_at(then_ms)}."
-    return f"it would have been {word} at {_at(now_ms or 0)}{where}, not at {_at(then_ms or 0)}."
+def _other_level(difference: Difference, where: str) -> str:
+    then_ms, now_ms = difference.then_ms, difference.now_ms
+    reached = f"{difference.level} would have been reached"
+    if difference.level == "normal":
+        reached = "it would have been calm again"
+    if now_ms is None:
+        return f"{reached.replace('have', 'not have')}{where}; it was at {_at(then_ms or 0)}."
+    if then_ms is None:
+        return f"{reached} at {_at(now_ms)}{where}; it never was."
+    return f"{reached} at {_at(now_ms)}{where}, not at {_at(then_ms)}."
+
+
+# --- words ----------------------------------------------------------------------------------------------------
+
+
+def _is_dry(death: Death) -> bool:
+    return death.start_ticks is None
+
+
+def _fate(death: Death) -> str:
+    if _is_dry(death):
+        return "was chosen in a dry run"
+    return "died" if death.failed is None else "could not be ended"
+
+
+def _other_fate(death: Death) -> str:
+    if _is_dry(death):
+        return "would have been chosen in a dry run"
+    return "would have died" if death.failed is None else "could not have been ended"
 
 
 def _who(death: Death) -> str:
-    return f"{printable(death.name)} (pid {death.pid}, {death.app_class})"
+    victim = {
+        "name": death.name,
+        "pid": death.pid,
+        "class": death.app_class,
+        "size_kib": death.size_kib,
+    }
+    return describe_victim(victim) + _WITH.get(death.unit, "")
+
+
+def _where(domain: str) -> str:
+    return "" if domain == SYSTEM_DOMAIN else f" in {printable(domain)}"
 
 
 def _at(at_ms: int) -> str:

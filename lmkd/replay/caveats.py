@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import lmkd
 from lmkd.policy import actions, events
 from lmkd.policy.patterns import Test
-from lmkd.policy.rules import RuleSet
 from lmkd.policy.settings import Settings
 from lmkd.replay.past import Past
 from lmkd.replay.recording import KnownProcesses, Recording
@@ -17,7 +16,7 @@ from lmkd.replay.whatif import OtherRun
 
 ESTIMATED = (
     "This is an estimate. Readings are those of the recording, taken when it took them, and corrected by the sizes of"
-    " who died in one run and not in the other; programs do otherwise what they did."
+    " those who died in one run and not in the other; for the rest, programs do what they did."
 )
 
 
@@ -32,11 +31,21 @@ def find_caveats(
             f"This lmkd ({lmkd.__version__}) decides otherwise than the one that recorded it"
             f" ({recording.header.get('version')}): both runs are those of this one."
         )
-    if recording.header.get("cut_ms") is not None:
-        notes.append("The recording was cut off before the end of the episode.")
+    if any(domain.episode is not None for domain in recording.base.domains.values()):
+        notes.append(
+            "The recording begins in mid-episode: what was decided before that stays as it was."
+        )
+    if not past.ends_calm:
+        notes.append("The recording ends in mid-episode: what was to come of it is not known.")
     notes.extend(_unread(recording, settings))
     if any(isinstance(moment.event, events.SettingsChanged) for moment in recording.moments):
         notes.append("The policy was changed in mid-recording: the other one holds from the start.")
+    recorded = recording.base.settings
+    granted = (recorded.rules, recorded.claim_ceiling) != (settings.rules, settings.claim_ceiling)
+    if granted and any(step.after.apps for step in steps):
+        notes.append(
+            "Programs that registered keep the class, the unit and the grace that they were granted."
+        )
     domains = {name for step in steps for name in step.after.domains}
     domains.update(recording.base.domains)
     notes.extend(
@@ -58,10 +67,11 @@ def find_caveats(
         notes.append(
             f"The recording says nothing of processes below {least_kib} KiB; some of them would count."
         )
-    silent = _told_apps(other.outcomes) - _told_apps([step.outcome for step in steps])
+    silent = len(_told_apps(other.outcomes) - _told_apps([step.outcome for step in steps]))
     if silent:
+        programs = "1 registered program" if silent == 1 else f"{silent} registered programs"
         notes.append(
-            f"{len(silent)} registered programs would be asked for memory that were not: they are taken to be silent."
+            f"{programs} would be asked for memory, of whom it was not: silence is taken for the answer."
         )
     return notes
 
@@ -83,24 +93,15 @@ def _unread(recording: Recording, settings: Settings) -> list[str]:
     return notes
 
 
-def _rule_sets(settings: Settings) -> list[RuleSet]:
-    return [settings.rules, *(entry.settings.rules for entry in settings.domains)]
-
-
 def _details(settings: Settings) -> set[str]:
-    return {
-        name
-        for rules in _rule_sets(settings)
-        for name in ("cmdline", "environ", "parent")
-        if getattr(rules.details, name)
-    }
+    details = settings.rules.details
+    return {name for name in ("cmdline", "environ", "parent") if getattr(details, name)}
 
 
 def _environ_questions(settings: Settings) -> set[Test]:
     return {
         condition.test
-        for rules in _rule_sets(settings)
-        for rule in rules.rules
+        for rule in settings.rules.rules
         for condition in rule.conditions
         if condition.subject == "environ"
     }

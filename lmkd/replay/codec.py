@@ -1,4 +1,4 @@
-"""Values of the heart to plain trees and bytes, and back.
+"""Values of the heart to plain trees, and back.
 
 How a value is written follows from its type hints alone: a dataclass or named tuple is a map of its fields by name,
 an enum member its name, a set a list in order, a mapping a list of pairs in its own order, which may mean something.
@@ -13,27 +13,16 @@ bytes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import msgpack
-
-from lmkd.policy.actions import Action
-from lmkd.policy.events import Event
-from lmkd.policy.state import State
 from lmkd.replay.errors import RecordingError
+from lmkd.replay.packing import Tree, pack, shown
 
-ITEMS_MOST = 1 << 15
-"""Of one list. The unpacker makes room for as many as a header claims, on each of up to 512 levels (msgpack 1.2.4):
-this bounds a bomb of nested headers at 70 MiB (measured)."""
-SHOWN_MOST = 60
 _PLAIN_DEPTH = 8
-
-Tree = Any
-"""What msgpack knows: None, bool, int, str, bytes, and lists and maps of them."""
 
 
 class Form(NamedTuple):
@@ -59,50 +48,6 @@ class _Mismatch(Exception):
         return f"{place}: {self.problem}" if place else self.problem
 
 
-# --- bytes --------------------------------------------------------------------------------------------------
-
-
-def pack(tree: Tree) -> bytes:
-    """Return a tree as bytes."""
-    # surrogatepass: whatever text Python holds comes back as it was.
-    packed: bytes = msgpack.packb(tree, unicode_errors="surrogatepass")
-    return packed
-
-
-def unpack_all(packed: bytes, file: str, what: str) -> Iterator[Tree]:
-    """Yield the trees that follow each other in some bytes. Raises RecordingError."""
-    unpacker = msgpack.Unpacker(
-        unicode_errors="surrogatepass",
-        max_buffer_size=max(len(packed), 1),
-        max_array_len=ITEMS_MOST,
-        max_map_len=ITEMS_MOST,
-        max_ext_len=0,
-    )
-    number = 0
-    try:
-        unpacker.feed(packed)
-        while unpacker.tell() < len(packed):
-            yield unpacker.unpack()
-            number += 1
-    except RecordingError:
-        raise
-    except Exception as error:  # FACTS: seven kinds of exception, two of them not msgpack's own
-        raise RecordingError(
-            file, f"{what}[{number}]: not a msgpack value within the limits: {type(error).__name__}"
-        ) from None
-
-
-def unpack_one(packed: bytes, file: str, what: str) -> Tree:
-    """Return the one tree that some bytes are. Raises RecordingError."""
-    trees = list(unpack_all(packed, file, what))
-    if len(trees) != 1:
-        raise RecordingError(file, f"{what}: expected one value, found {len(trees)}")
-    return trees[0]
-
-
-# --- trees --------------------------------------------------------------------------------------------------
-
-
 def to_tree(hint: Any, value: Any) -> Tree:
     """Return a value of this hint as a tree."""
     return form_of(hint).encode(value)
@@ -116,52 +61,6 @@ def from_tree(hint: Any, tree: Tree, file: str, what: str) -> Any:
         raise RecordingError(file, str(mismatch.at(what))) from None
     except RecursionError:
         raise RecordingError(file, f"{what}: nested too deep") from None
-
-
-def encode_value(value: Any) -> bytes:
-    """Return a value of any of the heart's classes as bytes, its class named before it."""
-    return pack([type(value).__name__, to_tree(type(value), value)])
-
-
-def decode_value(packed: bytes, file: str) -> Any:
-    """Return the value that `encode_value` wrote. Raises RecordingError."""
-    tree = unpack_one(packed, file, "value")
-    if not isinstance(tree, list) or len(tree) != 2 or not isinstance(tree[0], str):
-        raise RecordingError(file, f"expected a class and its value, found {shown(tree)}")
-    cls = registered_types().get(tree[0])
-    if cls is None:
-        raise RecordingError(file, f"this version knows no {shown(tree[0])}")
-    return from_tree(cls, tree[1], file, tree[0])
-
-
-@cache
-def registered_types() -> Mapping[str, type]:
-    """Return every class that a state, an event or an action may hold, by its name."""
-    found: dict[str, type] = {}
-    waiting: list[Any] = [State, *get_args(Event), *get_args(Action)]
-    while waiting:
-        hint = waiting.pop()
-        if not _is_record(hint) and not _is_enum(hint):
-            waiting.extend(get_args(hint))
-            continue
-        before = found.get(hint.__name__)
-        if before is None:
-            found[hint.__name__] = hint
-            if _is_record(hint):
-                waiting.extend(field.hint for field in _fields_of(hint))
-        elif before is not hint:
-            raise TypeError(f"{before!r} and {hint!r} have one name, and a recording goes by names")
-    return found
-
-
-def shown(tree: Tree) -> str:
-    """Return what was found, for a message: short, whatever it is."""
-    if isinstance(tree, list | dict):
-        return f"{'a list' if isinstance(tree, list) else 'a map'} of {len(tree)}"
-    if isinstance(tree, bytes):
-        return f"{len(tree)} bytes"
-    text = ascii(tree[: SHOWN_MOST + 1]) if isinstance(tree, str) else ascii(tree)
-    return text if len(text) <= SHOWN_MOST else f"{text[:SHOWN_MOST]}..."
 
 
 # --- forms --------------------------------------------------------------------------------------------------
@@ -210,7 +109,6 @@ _SCALARS: dict[Any, Callable[[Tree], Any]] = {
     int: _expect(int, "an integer"),
     str: _expect(str, "text"),
     bool: _expect(bool, "yes or no"),
-    bytes: _expect(bytes, "bytes"),
     NoneType: _expect(NoneType, "nothing"),
 }
 
@@ -290,8 +188,6 @@ def _demand_list(tree: Tree) -> None:
 
 
 def _union_form(arguments: tuple[Any, ...]) -> Form:
-    if any(get_origin(one) in (list, dict) for one in arguments):
-        return Form(_same, lambda tree: _decode_plain(tree, _PLAIN_DEPTH))
     others = [one for one in arguments if one is not NoneType]
     if len(others) < len(arguments):
         inner = form_of(others[0]) if len(others) == 1 else _union_form(tuple(others))

@@ -9,7 +9,7 @@ from typing import Any
 from lmkd.model import Level, Signal
 from lmkd.policy import actions
 from lmkd.policy.actions import Plain
-from lmkd.policy.settings import Settings
+from lmkd.policy.settings import DomainPolicy, Settings
 from lmkd.replay.caveats import find_caveats
 from lmkd.replay.past import Past
 from lmkd.replay.recording import Recording
@@ -50,6 +50,7 @@ class LevelChange:
     at_ms: int
     domain: str
     level: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,11 @@ class Comparison:
 def replay_with(recording: Recording, settings: Settings) -> Comparison:
     """Return what would have come of the recording under other settings. Raises RecordingError.
 
-    Whether it is a dry run stays as it was.
+    What is in no file stays as it was: whether it is a dry run, and whose session it is.
     """
     steps = list(run(recording))
     old = [step.outcome for step in steps]
-    settings = replace(settings, dry_run=recording.base.settings.dry_run)
+    settings = _as_started(settings, recording.base.settings)
     past = Past(steps)
     other = OtherRun(recording, settings, past)
     outcomes = other.run()
@@ -110,6 +111,20 @@ def replay_with(recording: Recording, settings: Settings) -> Comparison:
         levels_now=levels_now,
         differences=(*compare_deaths(then, now), *compare_levels(levels_then, levels_now)),
         notes=tuple(find_caveats(recording, settings, steps, past, other)),
+    )
+
+
+def _as_started(settings: Settings, recorded: Settings) -> Settings:
+    """Return settings as the daemon that recorded would have had them, by the way in which it was started."""
+    settings = replace(settings, dry_run=recorded.dry_run, own_uid=recorded.own_uid)
+    # A session's own cgroup comes last, with the policy of the whole (lmkd.service.daemon).
+    own = recorded.domains[-1:] if recorded.own_uid is not None else ()
+    if any(entry.settings != replace(recorded, domains=()) for entry in own):
+        own = ()
+    inner = replace(settings, domains=())
+    return replace(
+        settings,
+        domains=(*settings.domains, *(DomainPolicy(entry.pattern, inner) for entry in own)),
     )
 
 
@@ -169,7 +184,7 @@ def _take_record(found: dict[tuple[str, int], Death], record: actions.Record, at
 def find_levels(outcomes: Iterable[Outcome], base_us: int) -> tuple[LevelChange, ...]:
     """Return the level changes of a run, in order."""
     return tuple(
-        LevelChange((at_us - base_us) // 1000, action.domain, action.level.word)
+        LevelChange((at_us - base_us) // 1000, action.domain, action.level.word, action.reason)
         for at_us, out in outcomes
         for action in out
         if isinstance(action, actions.Broadcast)

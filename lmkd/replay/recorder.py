@@ -4,9 +4,10 @@ While all is calm the last half minute or so is kept: two stretches of events, e
 the older of which is dropped when the newer is LEAD_US long. When an episode opens it goes on from there until no
 domain is in one, and that is a *segment*: everything between two calms, with its lead-in.
 
-It costs a few microseconds an event and about one for each process of a scan, and never more than `most_bytes` of
-memory (an estimate): a segment that reaches that ends there, and says so. States are values that are replaced and
-never changed, so to keep one is to keep a reference.
+It costs a few microseconds an event and about one for each process of a scan, and no more than about `most_bytes` of
+memory (an estimate, and but for the latest scan). A stretch that takes half of that ends, in an episode too, and so the
+oldest goes: a cgroup may be short of memory for days, and it is its last minutes that somebody asks about. States are
+values that are replaced and never changed, so to keep one is to keep a reference.
 """
 
 from __future__ import annotations
@@ -76,8 +77,13 @@ class Segment:
     """What came of the events when they happened."""
     episodes: tuple[int, ...]
     """The episodes in it, in order."""
-    cut_us: int | None = None
-    """Where it was cut off for want of room; None: it is whole, or still going on."""
+    ends_open: bool = False
+    """Whether an episode was going on after the last event."""
+
+    @property
+    def begins_open(self) -> bool:
+        """Whether an episode was going on before the first event: there was no room for its beginning."""
+        return any(domain.episode is not None for domain in self.base.domains.values())
 
     @property
     def last_us(self) -> int:
@@ -88,9 +94,11 @@ class Segment:
 class _Stretch:
     """A stretch in the making."""
 
-    def __init__(self, base: State, base_us: int) -> None:
+    def __init__(self, base: State, base_us: int, episodes: Iterable[int]) -> None:
         self.base = base
         self.base_us = base_us
+        self.episodes = sorted(episodes)
+        """Those that were open at its beginning, and those that opened since."""
         self.moments: list[Moment] = []
         self.verdicts: list[tuple[int, Action]] = []
         self.table = ProcessTable()
@@ -113,8 +121,6 @@ class Recorder:
         self._open = {
             domain.episode for domain in state.domains.values() if domain.episode is not None
         }
-        self._episodes: list[int] = sorted(self._open)
-        self._cut_us: int | None = None
         self._finished: deque[tuple[Segment, int]] = deque()
         self._settings: Settings | None = None
         self._environ: Patterns = ()
@@ -122,17 +128,10 @@ class Recorder:
     def note(self, at_us: int, event: Event, state: State) -> None:
         """Keep an event that the heart is about to be given, and the state before it."""
         current = self._current
-        if current is None:
-            current = self._current = _Stretch(state, at_us)
-        elif not self._open and not self._episodes and self._is_full(current, at_us):
+        if current is None or self._is_full(current, at_us):
             self._earlier = current
-            current = self._current = _Stretch(state, at_us)
+            current = self._current = _Stretch(state, at_us, self._open)
         self._last_us = at_us
-        if self._cut_us is not None:
-            return
-        if self._episodes and self._size_bytes() > self._most_bytes:
-            self._cut_us = current.moments[-1].at_us if current.moments else current.base_us
-            return
         if state.settings is not self._settings:
             self._settings = state.settings
             self._environ = environ_tests(state.settings)
@@ -145,18 +144,23 @@ class Recorder:
 
     def keep(self, actions: Iterable[Action]) -> None:
         """Keep the verdicts among the actions that came of the event noted last."""
-        current = self._current
+        current, closed = self._current, False
         if current is None:
             return
         for action in actions:
             if not isinstance(action, VERDICTS):
                 continue
-            if self._cut_us is None:
-                current.verdicts.append((self._last_us, action))
-                current.held_bytes += _verdict_bytes(action)
-            if isinstance(action, Record):
-                self._follow(action)
-        if self._episodes and not self._open:
+            current.verdicts.append((self._last_us, action))
+            current.held_bytes += _verdict_bytes(action)
+            if not isinstance(action, Record):
+                continue
+            if action.kind == "opened":
+                self._open.add(action.episode)
+                current.episodes.append(action.episode)
+            elif action.kind == "closed":
+                self._open.discard(action.episode)
+                closed = True
+        if closed and not self._open:
             self._finish()
 
     def note_processes(self, at_us: int, processes: Sequence[Process]) -> None:
@@ -165,7 +169,7 @@ class Recorder:
         Where they are too many for the room, the largest of them.
         """
         current = self._current
-        if current is None or self._cut_us is not None:
+        if current is None:
             return
         most = self._most_bytes // (_CALM_SHARE * FACTS_BYTES)
         if len(processes) > most:
@@ -191,17 +195,12 @@ class Recorder:
         return sum(stretch.size_bytes for stretch in stretches if stretch is not None)
 
     def _is_full(self, stretch: _Stretch, at_us: int) -> bool:
+        if self._open:
+            return stretch.size_bytes > self._most_bytes // 2
         return (
             at_us - stretch.base_us >= LEAD_US
             or stretch.size_bytes > self._most_bytes // _CALM_SHARE
         )
-
-    def _follow(self, record: Record) -> None:
-        if record.kind == "closed":
-            self._open.discard(record.episode)
-        elif record.episode not in self._open and record.kind == "opened":
-            self._open.add(record.episode)
-            self._episodes.append(record.episode)
 
     def _finish(self) -> None:
         size = self._size_bytes()
@@ -212,7 +211,6 @@ class Recorder:
         ):
             self._finished.popleft()
         self._earlier = self._current = None
-        self._episodes, self._cut_us = [], None
 
     def _segment(self, *, going_on: bool) -> Segment:
         parts = [part for part in (self._earlier, self._current) if part is not None]
@@ -229,8 +227,8 @@ class Recorder:
                 for at_us, action in part.verdicts
                 for verdict in plain_verdicts((action,), at_us)
             ),
-            episodes=tuple(self._episodes),
-            cut_us=self._cut_us,
+            episodes=tuple(sorted({number for part in parts for number in part.episodes})),
+            ends_open=bool(self._open),
         )
 
 

@@ -24,17 +24,9 @@ from lmkd.model import Process
 from lmkd.policy.actions import Plain
 from lmkd.policy.events import Event, ProcessesScanned
 from lmkd.policy.state import State
-from lmkd.replay.codec import (
-    Tree,
-    decode_plain_map,
-    from_tree,
-    pack,
-    shown,
-    to_tree,
-    unpack_all,
-    unpack_one,
-)
+from lmkd.replay.codec import decode_plain_map, from_tree, to_tree
 from lmkd.replay.errors import RecordingError
+from lmkd.replay.packing import Tree, pack, shown, unpack_all, unpack_one
 from lmkd.replay.recorder import Scan, Segment, Stretch
 from lmkd.replay.scans import (
     array_from_bytes,
@@ -48,6 +40,8 @@ MAGIC = b"lmkd recording 1\n"
 _KIND = b"lmkd recording "
 _SIZES = struct.Struct(">III")
 HEADER_MOST = 1 << 20
+BEGINNING_MOST = len(MAGIC) + _SIZES.size + HEADER_MOST
+"""Of a file: so much of it is enough for decode_header."""
 BODY_MOST = 64 << 20
 """Of the body unpacked. A recorder of 16 MiB writes less than half of it."""
 _SCAN, _KNOWN = "ProcessesScanned", "KnownProcesses"
@@ -95,7 +89,8 @@ def encode_recording(segment: Segment, *, kernel: str = "", unix_ms: int = 0) ->
         "events": events,
         "scans": scans,
         "verdicts": len(segment.verdicts),
-        "cut_ms": None if segment.cut_us is None else (segment.cut_us - segment.base_us) // 1000,
+        "begins_open": segment.begins_open,
+        "ends_open": segment.ends_open,
         "environ": "only what the rules asked for",
     }
     body = pack(

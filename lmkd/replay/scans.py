@@ -15,10 +15,10 @@ from operator import attrgetter
 from typing import Any
 
 from lmkd.model import Process
-from lmkd.policy.rules import RuleSet
 from lmkd.policy.settings import Settings
-from lmkd.replay.codec import Tree, from_tree, pack, shown, to_tree, unpack_all
+from lmkd.replay.codec import from_tree, to_tree
 from lmkd.replay.errors import RecordingError
+from lmkd.replay.packing import Tree, pack, shown, unpack_all
 
 FIGURES = ("anon_kib", "swap_kib", "resident_kib", "state")
 """What changes of a process from scan to scan. Whatever else does makes new facts, which costs only room."""
@@ -34,15 +34,12 @@ Patterns = tuple[Callable[[str], bool], ...]
 
 def environ_tests(settings: Settings) -> Patterns:
     """Return all that the rules in force ask of an environment."""
-    rule_sets: list[RuleSet] = [settings.rules]
-    rule_sets.extend(entry.settings.rules for entry in settings.domains)
     tests: dict[Any, Callable[[str], bool]] = {}
-    for rule_set in rule_sets:
-        for rule in rule_set.rules:
-            for condition in rule.conditions:
-                if condition.subject == "environ":
-                    test: Any = condition.test
-                    tests[test] = test.accepts
+    for rule in settings.rules.rules:
+        for condition in rule.conditions:
+            if condition.subject == "environ":
+                test: Any = condition.test
+                tests[test] = test.accepts
     return tuple(tests.values())
 
 

@@ -9,23 +9,35 @@ It knows nothing of what is in a recording beyond its header.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from lmkd.policy.actions import Plain
 from lmkd.replay.errors import RecordingError
+from lmkd.replay.packing import pack
 from lmkd.replay.recorder import Segment
-from lmkd.replay.recording import HEADER_MOST, decode_header, encode_recording
+from lmkd.replay.recording import BEGINNING_MOST, decode_header, encode_recording
 
 log = logging.getLogger("lmkd")
 
 FOLDER = "recordings"
 SUFFIX = ".lmkdrec"
+UNFINISHED = SUFFIX + ".new"
 CALM = "calm" + SUFFIX
 """What was asked for while there was no episode; there is only the latest."""
+DESCRIBED_MOST_BYTES = 48 << 10
+"""Of all that is described at once, packed: it has to fit into one frame (SPEC F-2)."""
+TOLD = (
+    *("version", "kernel", "unix_ms", "span_ms", "episodes", "begins_open", "ends_open"),
+    *("events", "scans", "verdicts"),
+)
+"""Of a header."""
 _NAME = re.compile(r"episode-([0-9]{1,19})(?:-([0-9]{1,19}))?\.lmkdrec")
 
 
@@ -36,7 +48,8 @@ class Recordings:
         self._directory = directory if keep > 0 else None
         self._keep = keep
         self._lock = threading.Lock()
-        self._said: set[str] = set()
+        self._said: dict[tuple[str, str], str | None] = {}
+        """By path and what cannot be done with it: why not, as it was last."""
 
     def write(self, segment: Segment) -> str | None:
         """Write a segment, and remove what is too old; return its path. Blocks for the disk.
@@ -55,66 +68,106 @@ class Recordings:
                 _put(path, content)
                 self._remove_old(directory)
         except OSError as error:
-            self._complain(f"{path} cannot be written: {error.strerror}")
+            self._complain(directory, "written to", error.strerror)
         except (ValueError, OverflowError) as error:
             # A number beyond 64 bits, which no kernel says.
-            self._complain(f"{path}: it cannot be put into bytes: {error}")
+            self._complain(path, "put into bytes", str(error))
         else:
+            self._said.pop((directory, "written to"), None)
             return path
         return None
 
     def describe(self) -> list[dict[str, Plain]]:
-        """Return what is kept, the oldest first: path, episodes, bytes and saved_unix_ms of each, and its header."""
+        """Return what is kept, the oldest first: path, episodes, bytes and saved_unix_ms of each, and its header.
+
+        Where they are too many for one answer, the latest of them.
+        """
+        found: list[dict[str, Plain]] = []
+        left_bytes = DESCRIBED_MOST_BYTES
+        for path in self._latest_first():
+            described = self._describe(path)
+            if described is None:
+                continue
+            left_bytes -= len(pack(described))
+            if left_bytes < 0:
+                break
+            found.append(described)
+        return found[::-1]
+
+    def _latest_first(self) -> Iterator[str]:
         directory = self._directory
         if directory is None:
-            return []
-        found: list[tuple[int, dict[str, Plain]]] = []
+            return
+        found = []
         try:
-            names = sorted(os.listdir(directory))
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name == CALM or _NAME.fullmatch(entry.name) is not None:
+                        with suppress(FileNotFoundError):  # removed by the other thread just now
+                            found.append((entry.stat().st_mtime_ns, entry.path))
         except OSError as error:
-            self._complain(f"{directory} cannot be read: {error.strerror}")
-            return []
-        for name in names:
-            if name != CALM and _NAME.fullmatch(name) is None:
-                continue
-            path = os.path.join(directory, name)
-            try:
-                with open(path, "rb") as file:
-                    header = decode_header(file.read(HEADER_MOST + 64), path)
-                    status = os.fstat(file.fileno())
-            except FileNotFoundError:
-                continue  # removed by the other thread just now
-            except OSError as error:
-                self._complain(f"{path} cannot be read: {error.strerror}")
-                continue
-            except RecordingError as error:
-                self._complain(str(error))
-                continue
-            saved: dict[str, Plain] = {
-                "path": path,
-                "bytes": status.st_size,
-                "saved_unix_ms": status.st_mtime_ns // 1_000_000,
-            }
-            found.append((status.st_mtime_ns, {**header, **saved}))
-        found.sort(key=lambda one: one[0])
-        return [described for _, described in found]
+            self._complain(directory, "read", error.strerror)
+            return
+        for _, path in sorted(found, reverse=True):
+            yield path
+
+    def _describe(self, path: str) -> dict[str, Plain] | None:
+        try:
+            with open(path, "rb") as file:
+                header = decode_header(file.read(BEGINNING_MOST), path)
+                status = os.fstat(file.fileno())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._complain(path, "read", error.strerror)
+            return None
+        except RecordingError as error:
+            self._complain(path, "read", error.problem)
+            return None
+        saved: dict[str, Plain] = {
+            "path": path,
+            "bytes": status.st_size,
+            "saved_unix_ms": status.st_mtime_ns // 1_000_000,
+        }
+        return {**_told(header), **saved}
 
     def _remove_old(self, directory: str) -> None:
-        """Keep the recordings of the latest episodes."""
+        """Keep the recordings of the latest episodes, and nothing that a crash left half written."""
         numbered = []
         for name in os.listdir(directory):
             match = _NAME.fullmatch(name)
             if match is not None:
                 first = int(match[1])
                 numbered.append((int(match[2] or first), first, name))
+            elif name.endswith(UNFINISHED):
+                self._remove(os.path.join(directory, name))
         for _, _, name in sorted(numbered)[: -self._keep]:
-            os.unlink(os.path.join(directory, name))
+            self._remove(os.path.join(directory, name))
 
-    def _complain(self, problem: str) -> None:
+    def _remove(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._complain(path, "removed", error.strerror)
+
+    def _complain(self, path: str, what: str, why: str | None) -> None:
         """Log a problem, once: the next episode has the same, and the log is for news."""
-        if problem not in self._said:
-            self._said.add(problem)
-            log.error("recordings: %s", problem)
+        if self._said.get((path, what), "") != why:
+            self._said[path, what] = why
+            log.error("recordings: %s: cannot be %s: %s", path, what, why)
+
+
+def _told(header: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Return what of a header is passed on: who can put a file here can put anything into it."""
+    return {
+        key: value
+        for key in TOLD
+        if isinstance(value := header.get(key), int)
+        or (isinstance(value, str) and value.isprintable())
+        or (isinstance(value, list) and all(isinstance(one, int) for one in value))
+    }
 
 
 def _file_name(episodes: tuple[int, ...]) -> str:
@@ -126,7 +179,7 @@ def _file_name(episodes: tuple[int, ...]) -> str:
 
 def _put(path: str, content: bytes) -> None:
     """Have the file be there, with this content and readable for its owner alone."""
-    fresh = path + ".new"
+    fresh = path.removesuffix(SUFFIX) + UNFINISHED
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb") as file:
@@ -134,8 +187,10 @@ def _put(path: str, content: bytes) -> None:
             file.flush()
             os.fsync(fd)
         os.replace(fresh, path)
-    except OSError:
-        os.unlink(fresh)
+    except BaseException:
+        # What failed is what is to be told, not that cleaning up after it failed as well.
+        with suppress(OSError):
+            os.unlink(fresh)
         raise
 
 
@@ -147,7 +202,7 @@ def open_recordings(state_dir: str | None, keep: int) -> Recordings:
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         if not os.access(directory, os.W_OK):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         log.warning("recordings: %s: %s; none are kept", directory, error.strerror)
         return Recordings(None, keep)

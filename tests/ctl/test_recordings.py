@@ -31,6 +31,23 @@ def test_no_recording_is_said_and_a_result_of_any_shape_survived() -> None:
     assert find_latest(odd) is None
 
 
-def test_the_latest_is_the_one_saved_now_or_else_the_one_saved_last() -> None:
-    assert find_latest({**RECORDINGS, "saved": "/a/9"}) == "/a/9"
-    assert find_latest(RECORDINGS) == "/var/lib/lmkd/recordings/7"
+def test_the_latest_of_an_episode_is_wanted_even_if_calm_was_saved_since() -> None:
+    calm = "/var/lib/lmkd/recordings/7"
+    assert find_latest({**RECORDINGS, "saved": calm}) == "/var/lib/lmkd/recordings/3"
+    kept = RECORDINGS["recordings"]
+    assert isinstance(kept, list)
+    newer = {**kept[0], "path": "/a/9", "saved_unix_ms": NOW_UNIX_MS}
+    assert find_latest({"recordings": [*kept, newer], "saved": "/a/9"}) == "/a/9"
+    assert find_latest({"recordings": [*kept, newer], "saved": None}) == "/a/9"
+
+
+def test_where_no_episode_is_kept_the_calm_has_to_do() -> None:
+    kept = RECORDINGS["recordings"]
+    assert isinstance(kept, list)
+    assert find_latest({"recordings": kept[1:]}) == "/var/lib/lmkd/recordings/7"
+    assert find_latest({"recordings": [], "saved": "/a/9"}) == "/a/9"
+
+
+def test_many_episodes_are_told_by_the_first_and_the_last() -> None:
+    kept: dict[str, object] = {"episodes": list(range(3, 900)), "bytes": 1, "path": "/a"}
+    assert "  3 to 899  " in drawn(describe_recordings({"recordings": [kept]}, NOW_UNIX_MS, ZONE))

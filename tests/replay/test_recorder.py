@@ -71,8 +71,10 @@ def replays_the_same(segment: Segment) -> bool:
 def test_an_episode_is_a_segment_with_its_lead_in_and_all_that_came_of_it() -> None:
     segment = leak_episode()
     assert segment.episodes == (12,)
-    assert segment.cut_us is None
+    assert (segment.begins_open, segment.ends_open) == (False, False)
     opened_us = next(v["at_us"] for v in segment.verdicts if v.get("kind") == "opened")
+    assert isinstance(opened_us, int)
+    assert isinstance(opened_us, int)
     assert opened_us - segment.base_us >= LEAD_US
     kinds = [verdict.get("kind") for verdict in segment.verdicts if "kind" in verdict]
     assert kinds == ["opened", "level", "level", "level", "kill", "exited", "measured", "level", "closed"]  # fmt: skip
@@ -123,7 +125,7 @@ def test_episodes_that_overlap_are_one_segment() -> None:
     machine.feed(events.DomainOpened("/box"))
     machine.start(14, "leak", 790)
     machine.run(1)
-    assert machine.level is Level.LOW
+    assert machine.level > Level.NORMAL
     machine.feed(
         events.ReadingTaken(replace(machine.reading(), domain="/box", total_kib=500 * MIB))
     )
@@ -211,23 +213,50 @@ def test_of_too_many_known_processes_the_largest_are_kept() -> None:
 # --- bounds ---------------------------------------------------------------------------------------------------
 
 
-def test_what_grows_too_large_is_cut_and_says_so() -> None:
+def test_an_episode_without_end_takes_no_more_room_and_its_last_minutes_are_kept() -> None:
     machine = Machine(BROWSER_FIRST, most_bytes=100_000)
     machine.start(14, "leak", 790)
-    machine.run(60)
+    for _ in range(120):
+        machine.run(1)
+        assert machine.recorder.size_bytes < 105_000
     assert machine.level is Level.LOW
-    size = machine.recorder.size_bytes
-    machine.run(60)
-    assert machine.recorder.size_bytes == size < 110_000
+    running = machine.recorder.snapshot()
+    assert running is not None
+    assert (running.begins_open, running.ends_open) == (True, True)
     machine.programs.clear()
     segment = machine.run_until_calm()
-    assert segment.cut_us == segment.last_us < machine.now_us - 60 * SECOND
+    assert (segment.begins_open, segment.ends_open) == (True, False)
     assert segment.episodes == (12,)
+    assert segment.last_us == machine.now_us
+    assert machine.now_us - segment.base_us > 4 * SECOND
+    assert replays_the_same(running)
     assert replays_the_same(segment)
     machine.start(14, "leak", 790)
     machine.run(1)
     machine.programs.clear()
-    assert machine.run_until_calm().cut_us is None
+    assert not machine.run_until_calm().begins_open
+
+
+def test_a_cgroup_that_is_short_for_ever_hides_no_episode_of_the_others() -> None:
+    """Only what has ended before the oldest moment that is kept is not in the segment any more."""
+    settings = replace(BROWSER_FIRST, domains=(DomainPolicy("/box", BROWSER_FIRST),))
+    machine = Machine(settings, most_bytes=100_000)
+    machine.feed(events.DomainOpened("/box"))
+    box = replace(machine.reading(), domain="/box", total_kib=500 * MIB, available_kib=0)
+    machine.feed(events.ReadingTaken(box))
+    for _ in range(12):
+        machine.start(14, "leak", 790)
+        machine.run(1)
+        machine.programs.clear()
+        machine.run(4)
+        assert machine.level is Level.NORMAL
+    assert machine.recorder.take() is None
+    segment = machine.recorder.snapshot()
+    assert segment is not None
+    assert segment.episodes[0] == 12
+    assert segment.episodes[1] > 13
+    assert segment.episodes[-1] == 24
+    assert replays_the_same(segment)
 
 
 def grown(pid: int, scan: int) -> Process:
@@ -299,9 +328,7 @@ def environ_rule(subject: str = "environ", pattern: str = "LMKD_ROLE=.*") -> Rul
 
 
 def test_of_an_environment_only_what_a_rule_asks_for_is_kept() -> None:
-    inner = settings_with(environ_rule(pattern="ROLE=db"))
-    settings = replace(settings_with(environ_rule()), domains=(DomainPolicy("/a", inner),))
-    machine = Machine(settings)
+    machine = Machine(settings_with(environ_rule(), environ_rule(pattern="ROLE=db")))
     for cmdline in ("prog --as-it-was-read", None):
         found = process(5, environ=SECRET, cmdline=cmdline)
         machine.feed(events.ProcessesScanned(SYSTEM_DOMAIN, (found, found)))

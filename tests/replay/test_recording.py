@@ -17,8 +17,9 @@ import lmkd
 from lmkd.policy import events
 from lmkd.policy.state import State
 from lmkd.replay import recording as module
-from lmkd.replay.codec import pack, to_tree, unpack_one
+from lmkd.replay.codec import to_tree
 from lmkd.replay.errors import RecordingError
+from lmkd.replay.packing import pack, unpack_one
 from lmkd.replay.recording import (
     MAGIC,
     KnownProcesses,
@@ -112,7 +113,8 @@ def test_the_header_is_read_without_the_rest_and_names_no_host() -> None:
         "events": 111,
         "scans": 1,
         "verdicts": 14,
-        "cut_ms": None,
+        "begins_open": False,
+        "ends_open": False,
         "environ": "only what the rules asked for",
     }
 

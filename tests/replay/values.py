@@ -1,4 +1,4 @@
-"""Any value of the heart, for hypothesis: built from the type hints of its class, and apart from the codec."""
+"""Any value of the heart, for hypothesis, and all classes that one holds: by the type hints, apart from the codec."""
 
 from __future__ import annotations
 
@@ -50,6 +50,21 @@ def values(hint: Any, depth: int = 0) -> st.SearchStrategy[Any]:
     return st.dictionaries(key, held, max_size=2)
 
 
+def classes_in(*roots: Any) -> set[type]:
+    """Return every dataclass, named tuple and enum that values of these hints may hold."""
+    found: set[type] = set()
+    waiting = list(roots)
+    while waiting:
+        hint = waiting.pop()
+        if not isinstance(hint, type) or get_origin(hint) is not None:
+            waiting.extend(get_args(hint))
+        elif hint not in found and hint not in _SCALARS:
+            found.add(hint)
+            if not issubclass(hint, Enum):
+                waiting.extend(_fields_of(hint).values())
+    return found
+
+
 _SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     int: NUMBERS,
     str: TEXTS | ODD_TEXTS,
@@ -58,14 +73,17 @@ _SCALARS: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-def _records(cls: Any, depth: int) -> st.SearchStrategy[Any]:
-    names = (
-        [field.name for field in dataclasses.fields(cls) if field.init]
-        if dataclasses.is_dataclass(cls)
-        else cls._fields
-    )
+def _fields_of(cls: Any) -> dict[str, Any]:
+    """Return the fields that make a value, each with its hint."""
     hints = get_type_hints(cls)
+    if dataclasses.is_dataclass(cls):
+        return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    return {name: hints[name] for name in cls._fields}
+
+
+def _records(cls: Any, depth: int) -> st.SearchStrategy[Any]:
+    fields = _fields_of(cls)
     # A class may hold itself: its fields are asked for when one is drawn.
     return st.deferred(
-        lambda: st.builds(cls, **{name: values(hints[name], depth + 1) for name in names})
+        lambda: st.builds(cls, **{name: values(hint, depth + 1) for name, hint in fields.items()})
     )
