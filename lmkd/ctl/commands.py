@@ -12,7 +12,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 
-from lmkd_client import Client, connect
+from lmkd_client import Client, RequestRefused, connect
 
 from lmkd.ctl.arguments import DONE
 from lmkd.ctl.explaining import describe_kill, describe_process
@@ -195,7 +195,14 @@ def _explain(client: Client, arguments: Namespace, page: Page) -> None:
 
 
 def _record(client: Client, arguments: Namespace, page: Page) -> None:
-    recorded = client.record()
+    busy = ""
+    try:
+        recorded = client.record()
+    except RequestRefused as refused:
+        if refused.code != "busy":
+            raise
+        # In an episode nothing is saved; what was before can still be seen, and copied.
+        recorded, busy = client.record(save=False), refused.message
     copied: str | None = None
     if arguments.file is not None:
         latest = find_latest(recorded)
@@ -212,6 +219,8 @@ def _record(client: Client, arguments: Namespace, page: Page) -> None:
     if arguments.json:
         _print_json(page, {**recorded, "copied_to": copied})
         return
+    if busy:
+        page.draw([Line(f"Nothing saved: {busy}."), Line()])
     page.draw(describe_recordings(recorded, _now_unix_ms(), None))
     if copied is not None:
         page.draw([Line(), Line(f"Copied to {copied}. To run it again: lmkctl replay {copied}")])
