@@ -35,8 +35,11 @@ def session_places(environ: Mapping[str, str]) -> SessionPlaces:
             "no session: $XDG_RUNTIME_DIR is not set; login sets it (pam_systemd), and the socket goes there"
         )
     home = Path(environ.get("HOME", ""))
-    state = Path(environ.get("XDG_STATE_HOME") or home / ".local/state")
-    config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    state, config = (
+        # What is not absolute is to be ignored, by the same specification.
+        given if (given := Path(environ.get(name, ""))).is_absolute() else home / usual
+        for name, usual in (("XDG_STATE_HOME", ".local/state"), ("XDG_CONFIG_HOME", ".config"))
+    )
     if not (state.is_absolute() and config.is_absolute()):
         raise SessionError("no session: $HOME is not set, so there is no place for its history")
     return SessionPlaces(str(runtime / "lmkd" / "socket"), str(state / "lmkd"), config / "lmkd")

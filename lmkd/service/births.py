@@ -10,21 +10,30 @@ To listen loads pyroute2 (12 MiB, 140 ms: FACTS), so `auto` listens only on a ma
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 import trio
 
 from lmkd.config import Config
+from lmkd.kernel.files import MalformedKernelFile
 from lmkd.kernel.interface import Kernel, ProcessEvents
-from lmkd.model import Level
+from lmkd.model import Level, ProcessEvent, ProcessEventKind
 from lmkd.service.roll import Roll
 
 log = logging.getLogger("lmkd")
 
+EXIT = ProcessEventKind.EXIT
 AUTO_LEAST_KIB = 1 << 20
 PRESSED_LOOK_US = 1_000_000
 FULL_LOOK_US = 300_000_000
 STORM_REST_S = 0.02
 """Between two batches of words: what came and went within one is never looked at."""
+WORDS_A_TURN = 256
+"""Taken at a time, then it is others' turn: each is a read or two of /proc, 20-100 us."""
+REST_FOR_LOOK = 4
+"""How many times as long as a look at all took is rested after it: while more is lost than is taken, a fifth of the
+time goes into looking."""
 
 
 class Births:
@@ -41,11 +50,12 @@ class Births:
         self.scan_every_us = scan_every_us
         self._looked_us = 0
         self._looked_at_all_us = 0
+        self._malformed_said = False
 
     def start(self, nursery: trio.Nursery) -> None:
         """Take in everybody who is there, and whoever comes from now on."""
         # Listening first: who is born during the look is told of.
-        self._look_at_all()
+        self._go_on_after(self._look_at_all)
         if self._events is not None:
             nursery.start_soon(self._listen, self._events)
 
@@ -54,15 +64,42 @@ class Births:
             while True:
                 await events.wait()
                 batch, lost = events.take_nowait()
+                rest_s = STORM_REST_S
                 if lost:
                     log.info("words of processes were lost: every process is looked at")
-                    self._look_at_all()
+                    self._go_on_after(self._look_at_all)
+                    took_us = self._kernel.now_us() - self._looked_us
+                    rest_s = max(rest_s, REST_FOR_LOOK * took_us / 1_000_000)
                 else:
-                    self._roll.take(batch)
-                await trio.sleep(STORM_REST_S)
+                    await self._take(batch)
+                await trio.sleep(rest_s)
+
+    async def _take(self, batch: list[ProcessEvent]) -> None:
+        """Take words, some at a time; of those whose exit is among them only that."""
+        ended = {event.pid: n for n, event in enumerate(batch) if event.kind is EXIT}
+        left = [event for n, event in enumerate(batch) if ended.get(event.pid, -1) <= n]
+        for begin in range(0, len(left), WORDS_A_TURN):
+            part = left[begin : begin + WORDS_A_TURN]
+            if not self._go_on_after(partial(self._roll.take, part)):
+                self._go_on_after(self._look_at_all)  # for those of the part that were not come to
+            await trio.lowlevel.checkpoint()
+
+    def _go_on_after(self, look: Callable[[], None]) -> bool:
+        """Whether a look was taken to its end; a file in it that cannot be understood costs that look, and no more."""
+        try:
+            look()
+        except MalformedKernelFile as error:
+            if not self._malformed_said:
+                self._malformed_said = True
+                log.error("a process cannot be read, now and perhaps again: %s", error)
+            return False
+        return True
 
     def look_if_due(self, level: Level) -> None:
         """Look for whom nobody told of, if it is time."""
+        self._go_on_after(partial(self._look_if_due, level))
+
+    def _look_if_due(self, level: Level) -> None:
         now_us = self._kernel.now_us()
         self._roll.look_at_young()
         if self._events is None:

@@ -21,6 +21,9 @@ SEND_BUFFER_BYTES = 4096
 RECEIVE_BYTES = 4096
 KILLED_MOST = 16
 """Reports of kills that wait for a slow reader; older ones are in the history."""
+WAITING_MOST = 1024
+"""Latest words, one for each domain and kind: twice as many as are watched at a time. Who lets more of them come and
+go without reading is let go."""
 
 Late = bytes | Callable[[], bytes]
 """A frame, or what makes it when it can go out: a notice says the time that is left *then*."""
@@ -107,6 +110,9 @@ class Client:
             self.waiting = {}
         self.waiting.pop(kind, None)
         self.waiting[kind] = word
+        if len(self.waiting) > WAITING_MOST:
+            self.broken = True  # it has not read while this many domains came and went
+            return
         self.watch()
 
     def withdraw(self, kind: str) -> None:

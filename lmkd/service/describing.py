@@ -6,9 +6,10 @@ are shortened or given in parts, texts are cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import msgpack
 
@@ -25,10 +26,15 @@ from lmkd.policy.window import SECOND_US, stall_permyriad
 from lmkd.service.roll import Known
 from lmkd.service.server import pressure_frame, printable
 
+T = TypeVar("T")
+
 ROOM_BYTES = 40_000
 """Of a frame's 65,536, for what is listed in one reply; longer lists are asked for in parts."""
+FRAME_ROOM_BYTES = 62_000
+"""What a result may be in all; the rest is for the reply around it."""
 APPS_LISTED = 200
 FILES_LISTED = 64
+FILES_ROOM_BYTES = 10_000
 WARNINGS_LISTED = 16
 WARNING_MOST = 300
 PROBLEM_MOST = 2_000
@@ -36,6 +42,7 @@ CGROUP_MOST = 200
 """Of an app's in a list of many."""
 PATH_MOST = 1_024
 EXPECTED_MOST = 400
+SPARED_MOST = 512
 BEFORE_LISTED = 5
 DOMAINS_RANKED = 16
 
@@ -68,12 +75,8 @@ def level_frame(state: State, name: str) -> bytes:
 
 def describe_status(state: State, kernel: Kernel, standing: Standing) -> dict[str, Plain]:
     """Return how the service stands: its domains, and as many of its apps as there is room for."""
-    domains = [_describe_domain(state, domain) for domain in state.domains.values()]
-    shown_domains, room_bytes = _fit(domains, ROOM_BYTES)
-    apps = (_describe_app(state, kernel, app) for app in state.apps.values())
-    shown_apps, _ = _fit(islice(apps, APPS_LISTED), room_bytes)
     problem = standing.reload_problem
-    return {
+    status: dict[str, Plain] = {
         "version": lmkd.__version__,
         "uptime_ms": standing.uptime_ms,
         "pid": standing.own_pid,
@@ -81,16 +84,21 @@ def describe_status(state: State, kernel: Kernel, standing: Standing) -> dict[st
         "clients": standing.clients,
         "config_files": list_files(standing.config_files),
         "reload_problem": None if problem is None else problem[:PROBLEM_MOST],
-        "warnings": [warning[:WARNING_MOST] for warning in standing.warnings[:WARNINGS_LISTED]],
+        "warnings": list_warnings(standing.warnings),
         "process_events": standing.process_events,
         "relayed_from": standing.relayed_from,
         "strict": state.settings.strict,
         "missing": list(kernel.features().missing()),
-        "domains": shown_domains,
         "app_count": len(state.apps),
-        "truncated": len(shown_domains) + len(shown_apps) < len(domains) + len(state.apps),
-        "apps": shown_apps,
     }
+    room_bytes = min(ROOM_BYTES, FRAME_ROOM_BYTES - len(msgpack.packb(status)))
+    domains = (_describe_domain(state, domain) for domain in state.domains.values())
+    shown_domains, room_bytes = _fit(domains, room_bytes)
+    apps = (_describe_app(state, kernel, app) for app in state.apps.values())
+    shown_apps, _ = _fit(islice(apps, APPS_LISTED), room_bytes)
+    shown, there = len(shown_domains) + len(shown_apps), len(state.domains) + len(state.apps)
+    status.update(domains=shown_domains, apps=shown_apps, truncated=shown < there)
+    return status
 
 
 def describe_process(
@@ -131,18 +139,18 @@ def describe_process(
 
 def describe_ranks(
     state: State, processes: Sequence[Process], process: Process, now_us: int
-) -> list[Plain]:
-    """Return where a process stands at each level, in each domain that it is in."""
-    ranks: list[Plain] = []
+) -> tuple[list[Plain], bool]:
+    """Return where a process stands at each level, in each domain that it is in; and whether that is not all."""
+    ranks: list[dict[str, Plain]] = []
     turn = Turn(state, now_us)
-    for name, domain in list(state.domains.items())[:DOMAINS_RANKED]:
-        if not is_within(process.cgroup, name):
-            continue
+    around = [domain for name, domain in state.domains.items() if is_within(process.cgroup, name)]
+    for domain in around[:DOMAINS_RANKED]:
         for level in (Level.LOW, Level.MEDIUM, Level.CRITICAL):
             standing = stand_at(turn, domain, processes, level, process.pid)
             if standing is not None:
-                ranks.append(_describe_standing(name, level, standing))
-    return ranks
+                ranks.append(_describe_standing(domain.domain, level, standing))
+    shown, _ = _fit(ranks, ROOM_BYTES)
+    return shown, len(shown) < len(ranks) or len(around) > DOMAINS_RANKED
 
 
 def _describe_standing(name: str, level: Level, standing: Place) -> dict[str, Plain]:
@@ -160,7 +168,7 @@ def _describe_standing(name: str, level: Level, standing: Place) -> dict[str, Pl
         "level": level.word,
         "rank": standing.rank,
         "of": standing.of,
-        "spared": standing.spared,
+        "spared": None if standing.spared is None else standing.spared[:SPARED_MOST],
         "before": before,
         "before_count": len(standing.before),
         "before_kib": sum(victim.size_kib for victim in standing.before),
@@ -216,12 +224,27 @@ def _ms(us: int | None) -> int | None:
 
 def list_files(files: tuple[str, ...]) -> list[Plain]:
     """Return the files of a configuration, as many as are listed."""
-    return list(files[:FILES_LISTED])
+    shown, _ = _fit(files[:FILES_LISTED], FILES_ROOM_BYTES)
+    return shown
 
 
-def give_part(key: str, rows: list[dict[str, Plain]], after: int, limit: int) -> dict[str, Plain]:
-    """Return as many rows as one frame holds, how many there are, and where to go on (nil: that was all)."""
-    part, _ = _fit(rows[after : after + limit], ROOM_BYTES)
+def list_warnings(warnings: Iterable[object]) -> list[Plain]:
+    """Return what the rules are warned of, as many as are listed."""
+    return [str(warning)[:WARNING_MOST] for warning in islice(warnings, WARNINGS_LISTED)]
+
+
+def give_part(
+    key: str,
+    rows: Sequence[T],
+    after: int,
+    limit: int,
+    describe: Callable[[T], dict[str, Plain]],
+) -> dict[str, Plain]:
+    """Return as many rows as one frame holds, how many there are, and where to go on (nil: that was all).
+
+    Only those that are given are described.
+    """
+    part, _ = _fit(map(describe, rows[after : after + limit]), ROOM_BYTES)
     end = after + max(len(part), 1)  # a row that fits no frame is left out
     return {key: part, "total": len(rows), "next": end if end < len(rows) else None}
 
@@ -267,7 +290,7 @@ def _describe_app(state: State, kernel: Kernel, app: App) -> dict[str, Plain]:
     }
 
 
-def _fit(rows: Iterable[dict[str, Plain]], room_bytes: int) -> tuple[list[Plain], int]:
+def _fit(rows: Iterable[Plain], room_bytes: int) -> tuple[list[Plain], int]:
     """Return the first rows, as many as there is room for, and the room that is left then."""
     fitting: list[Plain] = []
     for row in rows:

@@ -2,8 +2,8 @@
 
 A wake-up is only a reason to read; it may be spurious, and under a breached limit there is one every 10-20 ms, so
 between two readings there is always a rest. Which cgroups there are that the configuration names is told by the
-kernel as they come and go. One that is there and cannot be watched yet, for want of a memory controller, is tried
-again once a second in the rhythm of the system's own readings: no timer of its own.
+kernel as they come and go. One that is there and cannot be watched yet, for want of a memory controller or of room, is
+tried again once a second in the rhythm of the system's own readings: no timer of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ GROUPS_REST_S = 0.05
 """Between two looks at which cgroups there are: a thousand that come at once are one look."""
 DOMAINS_MOST = 512
 """Watched at a time; each costs about ten descriptors."""
+ASKED_MOST = DOMAINS_MOST // 2
+"""Of those, that are watched only because somebody listens: anybody may, to as many as he makes in a group of his."""
+PRESSED_AT_PACE = 8
+"""So many pressed cgroups are read as often as they ask for, in an emergency every 10 ms; more of them share that. A
+reading takes 50-100 us: 256 groups that anybody may make and press would else take all of a processor."""
 
 
 class Monitor:
@@ -44,7 +49,7 @@ class Monitor:
         self._nursery = nursery
         self._looked = looked
         self._watched: dict[str, trio.CancelScope] = {}
-        self._looked_us = 0
+        self._settled_us = 0
         self._globs: tuple[str, ...] = ()
         self._groups: CgroupWatch | None = None
         self._groups_scope = trio.CancelScope()
@@ -56,6 +61,7 @@ class Monitor:
         self._absent_said: set[str] = set()
         self._unreadable_said: set[str] = set()
         self._crowded_said = False
+        self._pressed: set[str] = set()
 
     def follow(self, globs: tuple[str, ...]) -> None:
         """Watch the system, and the cgroups that these globs name, from now on."""
@@ -76,7 +82,7 @@ class Monitor:
         else:
             self._asked.discard(domain)
         if domain not in self._configured and domain != SYSTEM_DOMAIN:
-            self._look()
+            self._settle()
 
     def close(self) -> None:
         """Let go of what tells of cgroups."""
@@ -92,19 +98,29 @@ class Monitor:
                 await trio.sleep(GROUPS_REST_S)
 
     def _look(self) -> None:
-        self._looked_us = self._kernel.now_us()
         assert self._groups is not None
         self._configured = self._groups.paths()
-        wanted = {SYSTEM_DOMAIN, *self._configured, *self._asked}
+        self._settle()
+
+    def _settle(self) -> None:
+        """Watch what is wanted, as far as there is room, and nothing else."""
+        self._settled_us = self._kernel.now_us()
+        named = {SYSTEM_DOMAIN, *self._configured}
+        wanted = named | self._asked
         for name in self._watched.keys() - wanted:
             self._watched[name].cancel()
         self._say_absent()
         self._absent = set()
+        only_asked = len(self._watched.keys() - named)
         for name in sorted(
-            wanted - self._watched.keys(), key=lambda one: (one != SYSTEM_DOMAIN, one)
+            wanted - self._watched.keys(),
+            key=lambda one: (one != SYSTEM_DOMAIN, one not in named, one),
         ):
-            if len(self._watched) >= DOMAINS_MOST:
+            if name not in named:
+                only_asked += 1
+            if len(self._watched) >= DOMAINS_MOST or only_asked > ASKED_MOST:
                 self._say_crowded(len(wanted))
+                self._absent.add(name)  # until there is room
                 return
             domain = self._kernel.open_domain(name)
             if domain is None:
@@ -130,9 +146,10 @@ class Monitor:
         if not self._crowded_said:
             self._crowded_said = True
             log.warning(
-                "%d cgroups are to be watched: more than %d are not; name fewer in [[domain]]",
+                "%d cgroups are to be watched: more than %d are not, nor more than %d that no [[domain]] names",
                 wanted,
                 DOMAINS_MOST,
+                ASKED_MOST,
             )
 
     async def _watch(self, name: str, domain: Domain, scope: trio.CancelScope) -> None:
@@ -142,18 +159,23 @@ class Monitor:
                     await self._wait(name, domain)
         finally:
             domain.close()
+            self._pressed.discard(name)
         # Not when the whole daemon leaves: then nothing is over but our watching, and `bye` says that.
         del self._watched[name]
         self._unreadable_said.discard(name)
         self._engine.feed(DomainClosed(name))
         if name in self._configured or name in self._asked:
             self._absent.add(name)  # it may be another one of that name already
+            if scope.cancelled_caught:
+                self._settle()  # it is wanted again since it was given up, and is still there
         if name in self._globs:
             log.info("domain %s is gone", name)
 
     def _read(self, name: str, domain: Domain) -> bool:
         try:
             reading = domain.read(self._kernel.now_us())
+            if reading is not None:
+                self._engine.feed(ReadingTaken(reading))  # which may look at processes
         except MalformedKernelFile as error:
             if name not in self._unreadable_said:
                 self._unreadable_said.add(name)
@@ -162,10 +184,13 @@ class Monitor:
         if reading is None:
             return False
         self._unreadable_said.discard(name)
-        self._engine.feed(ReadingTaken(reading))
+        if self._engine.state.domains[name].level > Level.NORMAL:
+            self._pressed.add(name)
+        else:
+            self._pressed.discard(name)
         if name == SYSTEM_DOMAIN:
-            if self._absent and reading.at_us - self._looked_us >= LOOK_AGAIN_US:
-                self._look()
+            if self._absent and reading.at_us - self._settled_us >= LOOK_AGAIN_US:
+                self._settle()
             self._looked()
         return True
 
@@ -173,6 +198,8 @@ class Monitor:
         read_us = self._kernel.now_us()
         # Without a reading it would be at once, again and again.
         least_us = self._engine.state.settings.of(name).read_emergency_us
+        if name != SYSTEM_DOMAIN:
+            least_us = least_us * max(len(self._pressed), PRESSED_AT_PACE) // PRESSED_AT_PACE
         wake_us = max(self._engine.wake_in_us(name), least_us)
         with trio.move_on_after(wake_us / 1_000_000) as asleep:
             await domain.wait_event()

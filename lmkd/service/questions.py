@@ -15,6 +15,7 @@ from lmkd.config import Config
 from lmkd.kernel.interface import Kernel
 from lmkd.model import Process
 from lmkd.policy.actions import Plain
+from lmkd.policy.rules import Rule
 from lmkd.service.client import Client
 from lmkd.service.describing import (
     Standing,
@@ -24,12 +25,13 @@ from lmkd.service.describing import (
     describe_rule,
     describe_status,
     give_part,
+    list_warnings,
 )
 from lmkd.service.engine import Engine
 from lmkd.service.journal import Journal
 from lmkd.service.projection import Projection
 from lmkd.service.refused import Answered, Refused
-from lmkd.service.roll import Roll
+from lmkd.service.roll import Known, Roll
 
 LOOK_FRESH_US = 1_000_000
 RANKINGS_A_SECOND = 8
@@ -72,12 +74,12 @@ class Questions:
     def history(self, client: Client, request: wire.History) -> Answered:
         if request.episode is None:
             rows = self.journal.summaries()
-            return give_part("episodes", rows, request.after, request.limit), None
+            return give_part("episodes", rows, request.after, request.limit, dict), None
         records = self.journal.records(request.episode)
         if records is None:
             raise Refused("unknown_episode", f"no episode {request.episode} is kept")
         found = [row for row in self.journal.summaries() if row["episode"] == request.episode]
-        result = give_part("records", records, request.after, request.limit)
+        result = give_part("records", records, request.after, request.limit, dict)
         result["summary"] = found[0] if found else None
         return result, None
 
@@ -93,7 +95,8 @@ class Questions:
         result = describe_process(state, self.kernel, known, projected)
         self._count_ranking()
         now_us = self.engine.now_us()
-        result["ranks"] = describe_ranks(state, self._look(), known.process, now_us)
+        ranks, more = describe_ranks(state, self._look(), known.process, now_us)
+        result["ranks"], result["truncated"] = ranks, more
         return result, None
 
     def _explain_kill(self, kill: int) -> dict[str, Plain]:
@@ -113,26 +116,33 @@ class Questions:
 
     def rules(self, client: Client, request: wire.Rules) -> Answered:
         settings = self.engine.state.settings
-        rows = [
-            describe_rule(number + 1, rule, self.roll.hits[number])
-            for number, rule in enumerate(settings.rules.rules)
-        ]
-        result = give_part("rules", rows, request.after, request.limit)
+
+        def describe(row: tuple[int, Rule]) -> dict[str, Plain]:
+            number, rule = row
+            return describe_rule(number + 1, rule, self.roll.hits[number])
+
+        rows = list(enumerate(settings.rules.rules))
+        result = give_part("rules", rows, request.after, request.limit, describe)
         result["strict"] = settings.strict
         result["unruled"] = settings.unruled.word
         result["unruled_hits"] = self.roll.unruled_hits
-        result["warnings"] = [str(warning)[:300] for warning in self.config.warnings[:16]]
+        result["warnings"] = list_warnings(self.config.warnings)
         return result, None
 
     def processes(self, client: Client, request: wire.Processes) -> Answered:
         self._look()
         rows = [
-            describe_known(known, self.projection.written(known.identity))
-            for known in sorted(self.roll.known.values(), key=lambda one: -one.process.size_kib)
+            known
+            for known in self.roll.known.values()
             if not known.process.kernel_thread
             and not (request.unruled and (known.classed.rule or known.classed.never or known.app))
         ]
-        return give_part("processes", rows, request.after, request.limit), None
+        rows.sort(key=lambda one: (-one.process.size_kib, one.process.pid))
+
+        def describe(known: Known) -> dict[str, Plain]:
+            return describe_known(known, self.projection.written(known.identity))
+
+        return give_part("processes", rows, request.after, request.limit, describe), None
 
     def _look(self) -> tuple[Process, ...]:
         """Return all processes, as they were at most a second ago."""

@@ -130,20 +130,20 @@ class Requests:
         held = subscribers.domains_of(client)
         if domain not in held and len(held) >= SUBSCRIPTIONS_MOST:
             raise Refused("too_many", f"a client may hear of {SUBSCRIPTIONS_MOST} domains")
-        propagation = Propagation(request.propagation)
-        subscribers.add(client, request.domain, domain, propagation)
-        state = self.engine.state
-        if domain not in state.domains:
-            subscribers.remove(client, request.domain)
-            known = ", ".join(list(state.domains)[:DOMAINS_NAMED])
+        if not subscribers.try_watch(domain, lambda: domain in self.engine.state.domains):
+            known = ", ".join(list(self.engine.state.domains)[:DOMAINS_NAMED])
             text = f"no domain {domain!r} can be watched; watched are: {known}"
             raise Refused("unknown_domain", text)
+        propagation = Propagation(request.propagation)
+        left = subscribers.add(client, request.domain, domain, propagation)
+        if left is not None:
+            client.withdraw(f"pressure {left}")
 
         def tell() -> None:
             state = self.engine.state
             self._served.tell_level(client, domain, level_frame(state, domain))
             for name in self._pressed_below(domain, propagation):
-                if client in subscribers.hearing_level(name, state.domains[name].level):
+                if subscribers.tells_present(client, name, state.domains[name].level):
                     self._served.tell_level(client, name, level_frame(state, name))
 
         return {"domain": domain, "propagation": propagation.value}, tell
@@ -161,7 +161,9 @@ class Requests:
         """Whoever is not the controller may hear of what is watched anyway, and of its own group, up and down."""
         if domain in self.engine.state.domains or self._is_controller(client):
             return
-        process = self.kernel.process(client.pid) if client.pid else None
+        process = None
+        if client.pid and not has_peer_left(client.sock):
+            process = self.kernel.process(client.pid)
         own = None if process is None else process.cgroup
         if own is None or not (is_within(own, domain) or (own != "/" and is_within(domain, own))):
             raise Refused(
@@ -366,6 +368,10 @@ class Requests:
 
     def _record(self, client: Client, request: wire.Record) -> Answered:
         self._need_controller(client, "to see the recordings")
+        domains = self.engine.state.domains.values()
+        if request.save and any(domain.episode is not None for domain in domains):
+            text = "memory is short just now: what is recorded is saved when the episode is over"
+            raise Refused("busy", text)
         saved = self.save_recording() if request.save else None
         kept: list[Plain] = [*self.recordings.describe()]
         return {"recordings": kept, "saved": saved}, None

@@ -41,14 +41,32 @@ class Subscribers:
         """Return the domain that a client subscribed to by these words; None when it did not."""
         return self._asked.get(client, {}).get(asked)
 
-    def add(self, client: Client, asked: str, domain: str, propagation: Propagation) -> None:
-        """Have a client hear of a domain; a second subscription to it changes how."""
-        self._asked.setdefault(client, {})[asked] = domain
+    def try_watch(self, domain: str, is_watched: Callable[[], bool]) -> bool:
+        """Have a domain watched for somebody who is about to subscribe; whether it is."""
+        if not is_watched() and not self.count(domain):
+            self._first(domain)
+            if not is_watched():
+                self._last(domain)
+        return is_watched()
+
+    def add(self, client: Client, asked: str, domain: str, propagation: Propagation) -> str | None:
+        """Have a client hear of a domain; a second subscription to it changes how.
+
+        Return the domain that it leaves for it: `own` stands for another one after a move.
+        """
+        words = self._asked.setdefault(client, {})
+        left = words.get(asked)
+        words[asked] = domain
         held = self._by_domain.setdefault(domain, {})
         is_first = not held
         held[client] = propagation
         if is_first:
             self._first(domain)
+        if left is not None and left not in words.values():
+            self._leave(client, left)
+            return left
+        self._forgive(client)
+        return None
 
     def remove(self, client: Client, asked: str) -> str | None:
         """Have it hear no more; return the domain that it leaves, None when other words of its stand for that."""
@@ -74,6 +92,19 @@ class Subscribers:
         if not held:
             del self._by_domain[domain]
             self._last(domain)
+        self._forgive(client)
+
+    def _forgive(self, client: Client) -> None:
+        """Owe a client no more the ends of domains that it does not reach any more, of its own accord."""
+        told = self._told_below.get(client)
+        if told is not None:
+            self._owe(client, {name for name in told if client in self._reaching(name)})
+
+    def _owe(self, client: Client, told: set[str]) -> None:
+        if told:
+            self._told_below[client] = told
+        else:
+            self._told_below.pop(client, None)
 
     def hearing(self, domain: str) -> list[Client]:
         """Return those that subscribe to exactly this domain."""
@@ -81,30 +112,52 @@ class Subscribers:
 
     def hearing_level(self, domain: str, level: Level) -> list[Client]:
         """Return all that hear of a domain's new level, here or further up, and remember who is owed its end."""
-        found = self.hearing(domain)
-        above = self._above(domain, found)
-        for client in above:
-            told = self._told_below.setdefault(client, set())
-            if level is Level.NORMAL:
-                told.discard(domain)
-            else:
-                told.add(domain)
-            if not told:
-                del self._told_below[client]
-        return found + above
+        hearing = self.hearing_news(domain)
+        if not self._is_alone(domain):
+            reaching = self._reaching(domain)
+            for client in hearing:
+                if client in reaching:
+                    self._note(client, domain, level)
+        return hearing
+
+    def tells_present(self, client: Client, domain: str, level: Level) -> bool:
+        """Whether one client is to be told now how a domain stands; if so, remember that it was."""
+        if client not in self.hearing_news(domain):
+            return False
+        if client in self._reaching(domain):
+            self._note(client, domain, level)
+        return True
+
+    def _note(self, client: Client, domain: str, level: Level) -> None:
+        told = self._told_below.get(client, set())
+        if level is Level.NORMAL:
+            told.discard(domain)
+        else:
+            told.add(domain)
+        self._owe(client, told)
 
     def hearing_news(self, domain: str) -> list[Client]:
         """Return all that hear of something that happened in a domain."""
         found = self.hearing(domain)
-        return found + self._above(domain, found)
+        if self._is_alone(domain):
+            return found
+        return found + list(self._going_up(domain, bool(found), set(found)))
 
-    def _above(self, domain: str, found: list[Client]) -> list[Client]:
-        if domain == SYSTEM_DOMAIN or len(self._by_domain) == (domain in self._by_domain):
-            return []  # nobody listens to anything else
-        return list(self._going_up(domain, bool(found), set(found)))
+    def _is_alone(self, domain: str) -> bool:
+        """Whether nobody can hear of it but those that subscribe to it: the usual case, with thousands of them."""
+        return domain == SYSTEM_DOMAIN or len(self._by_domain) == (domain in self._by_domain)
+
+    def _reaching(self, domain: str) -> set[Client]:
+        """Return those whose subscription to something above reaches down to a domain."""
+        return {
+            client
+            for path in _paths_above(domain)
+            for client, propagation in self._by_domain.get(path, {}).items()
+            if propagation is not Propagation.LOCAL
+        }
 
     def _going_up(self, domain: str, heard: bool, told: set[Client]) -> Iterator[Client]:
-        for path in (*paths_up(domain)[1:], SYSTEM_DOMAIN):
+        for path in _paths_above(domain):
             heard_here = False
             for client, propagation in self._by_domain.get(path, {}).items():
                 if client in told or propagation is Propagation.LOCAL:
@@ -115,3 +168,7 @@ class Subscribers:
                     told.add(client)
                     yield client
             heard = heard or heard_here
+
+
+def _paths_above(domain: str) -> tuple[str, ...]:
+    return () if domain == SYSTEM_DOMAIN else (*paths_up(domain)[1:], SYSTEM_DOMAIN)

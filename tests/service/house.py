@@ -6,6 +6,7 @@ read that name: SO_PEERCRED would name the test's own process for all of them.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +25,7 @@ from lmkd.config import Config, load_config
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.simulated import SimulatedKernel
 from lmkd.model import Level
-from lmkd.service.daemon import Daemon
+from lmkd.service.daemon import Daemon, _Parts
 from lmkd.service.executor import Hand
 from lmkd.service.listening import bind_socket
 
@@ -160,6 +162,20 @@ class House:
         self.daemon = daemon
         self.peers: list[Peer] = []
         self.left = trio.Event()
+
+    @cached_property
+    def parts(self) -> _Parts:
+        """What the daemon is made of: for what no client can see, such as what is left behind in it."""
+        return next(
+            one
+            for one in gc.get_objects()
+            if isinstance(one, _Parts) and one._daemon is self.daemon
+        )
+
+    @property
+    def domains(self) -> list[str]:
+        """Return what is watched."""
+        return list(self.parts.engine.state.domains)
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Run the daemon."""

@@ -1,4 +1,4 @@
-"""No wrong signal: processes that rename themselves, recycle pids, forge their comm, move or exec while they are judged."""
+"""No wrong signal: processes that rename themselves, recycle pids, forge their comm, move or exec while judged."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from lmkd.model import SYSTEM_DOMAIN, Reading
 from lmkd.policy import heart
 from lmkd.policy.events import DomainClosed, DomainOpened, Event, ReadingTaken
 from lmkd.service.engine import Engine
-from lmkd.service.monitor import Monitor
+from lmkd.service.monitor import PRESSED_AT_PACE, Monitor
 
 from .house import MIB, PINNED
 
@@ -152,3 +152,43 @@ async def test_a_file_that_cannot_be_understood_is_said_once_and_tried_again(
         watch.engine.fed.clear()
         await trio.sleep(2)
         assert watch.engine.readings()
+
+
+async def test_a_few_pressed_groups_are_read_at_their_pace_and_many_share_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Anybody may make groups, press them and listen to them: that must not take all of a processor."""
+    boxes = [f"/box/{number}" for number in range(4 * PRESSED_AT_PACE)]
+    kernel = SimulatedKernel(total_kib=16 << 20)
+    async with watching("/box/*", kernel=kernel) as watch:
+        counts = []
+        for begin, end in ((0, 2), (2, len(boxes))):
+            for name in boxes[begin:end]:
+                kernel.add_cgroup(name, max_kib=100 * MIB)
+                kernel.spawn("hog", cgroup=name, anon_kib=99 * MIB)
+            await trio.sleep(3)
+            watch.engine.fed.clear()
+            await trio.sleep(0.5)
+            counts.append([len(watch.engine.readings(name)) for name in boxes[:end]])
+        few, many = counts
+        assert min(few) >= 45, "every 10 ms"
+        assert max(many) <= 14, "32 groups: every 40 ms each"
+        assert min(many) >= 10
+
+
+async def test_a_group_that_calms_down_no_longer_counts_among_the_pressed(
+    autojump_clock: MockClock,
+) -> None:
+    kernel = SimulatedKernel(total_kib=16 << 20)
+    async with watching("/box/*", kernel=kernel) as watch:
+        pids = []
+        for number in range(4):
+            kernel.add_cgroup(f"/box/{number}", max_kib=100 * MIB)
+            pids.append(kernel.spawn("hog", cgroup=f"/box/{number}", anon_kib=99 * MIB))
+        await trio.sleep(1)
+        assert len(watch.monitor._pressed) == 4
+        for pid in pids:
+            kernel.exit(pid)
+        kernel.remove_cgroup("/box/0")
+        await trio.sleep(10)
+        assert watch.monitor._pressed == set()

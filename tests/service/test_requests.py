@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from lmkd.kernel.simulated import SimulatedKernel
+from lmkd.kernel.simulated import OnTerm, SimulatedKernel
 from lmkd.model import Level
 from lmkd.service.listening import SO_PEERPIDFD
 
@@ -283,6 +283,152 @@ async def test_an_app_that_registers_under_pressure_is_told_after_its_reply(
         app = await house.run_app("cache", "cached", 5, sheddable_mib=50)
         await app.hear(wire.Notice)
         assert [type(message) for message in app.heard] == [wire.Welcome, wire.Ok, wire.Notice]
+
+
+# --- apps and rules ------------------------------------------------------------------------------------
+
+
+def rule(name: str, comm: str, **keys: object) -> str:
+    said = "".join(f'{key} = "{value}"\n' for key, value in keys.items())
+    return f'[[rule]]\nname = "{name}"\nmatch = {{ comm = "{comm}" }}\n{said}'
+
+
+PLAYER = {"class": "service", "ceiling": "foreground", "grace": "9s", "time_to_exit": "3s"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "uid", "asked", "granted"),
+    [
+        ({"class": "service", "ceiling": "background"}, 1000, "perceptible", "background"),
+        ({"class": "service", "ceiling": "background"}, 1000, "cached", "cached"),
+        ({"class": "service", "ceiling": "foreground"}, 1000, "foreground", "foreground"),
+        ({"class": "cached"}, 1000, "foreground", "perceptible"),
+        ({"class": "foreground"}, 1000, "foreground", "foreground"),
+        ({"class": "system"}, 1000, "foreground", "foreground"),
+        ({"class": "cached"}, 0, "foreground", "foreground"),
+        ({"class": "cached", "ceiling": "service"}, 0, "foreground", "service"),
+    ],
+)
+async def test_the_rule_bounds_what_a_program_may_claim(
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    keys: dict[str, str],
+    uid: int,
+    asked: str,
+    granted: str,
+) -> None:
+    """Where a rule names no ceiling, its class or that of all, whichever is higher; root is bound by a named one."""
+    async with running(tmp_path, text=rule("it", "app", **keys)) as house:
+        app = await house.connect(house.kernel.spawn("app", uid=uid), uid=uid)
+        given = await app.get(wire.Register, name="anything", app_class=asked)
+        assert given["class"] == granted
+        assert (await app.get(wire.Update, app_class="cached"))["class"] == "cached"
+        assert (await app.get(wire.Update, app_class=asked))["class"] == granted
+
+
+async def test_a_rule_may_ask_whether_a_program_registered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    text = """
+    [[rule]]
+    name = "honest"
+    match = { comm = "app", registered = true }
+    class = "service"
+    ceiling = "foreground"
+    grace = "9s"
+    [[rule]]
+    name = "others"
+    match = { comm = "app" }
+    class = "cached"
+    """
+    async with running(tmp_path, text=text) as house:
+        app = await house.connect(house.kernel.spawn("app"))
+        assert (await app.get(wire.Explain, pid=app.pid))["rule"] == "others"
+        given = await app.get(wire.Register, name="app", app_class="foreground")
+        assert (given["class"], given["grace_ms"]) == ("foreground", 9000)
+        assert (await app.get(wire.Explain, pid=app.pid))["rule"] == "honest"
+        await app.get(wire.Unregister)
+        assert (await app.get(wire.Explain, pid=app.pid))["class"] == "cached"
+
+
+async def test_the_grace_and_the_time_to_exit_of_a_rule_are_granted_and_kept(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, text=rule("player", "app", **PLAYER)) as house:
+        app = await house.run_app("app", "cached", 90, sheddable_mib=9, on_term=OnTerm.IGNORES)
+        assert (await app.get(wire.Update, name="x"))["grace_ms"] == 9000
+        house.kernel.set_available(20 * MIB)
+        while (notice := await app.hear(wire.Notice)).level != "critical":
+            pass
+        told_at = trio.current_time()
+        assert 8_900 <= notice.deadline_ms <= 9_000
+        warning = await app.hear(wire.KillWarning)
+        assert 8.8 <= trio.current_time() - told_at <= 9.5
+        assert warning.time_to_exit_ms == 3000
+        await trio.sleep(3.5)
+        term, kill = (sent.at_us for sent in house.kernel.signals if sent.pid == app.pid)
+        assert kill - term >= 3_000_000
+
+
+async def test_after_a_reload_an_app_is_lowered_and_given_the_new_grace_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, text=rule("player", "app", **PLAYER)) as house:
+        app = await house.run_app("app", "foreground", 20)
+        other = await house.run_app("other", "perceptible", 20)
+        root = await house.connect(uid=0)
+        lower = {**PLAYER, "ceiling": "background", "grace": "2s"}
+        (tmp_path / "over.toml").write_text(rule("player", "app", **lower))
+        await root.get(wire.Reload)
+        rows = {row["name"]: row["class"] for row in (await root.get(wire.Status))["apps"]}
+        assert rows == {"app": "background", "other": "perceptible"}
+        process = house.kernel.process(app.pid)
+        assert process is not None
+        assert process.oom_score_adj == 700
+        assert (await app.get(wire.Update, name="x"))["grace_ms"] == 2000
+        assert (await app.get(wire.Update, app_class="foreground"))["class"] == "background"
+        (tmp_path / "over.toml").write_text(rule("player", "app", **PLAYER))
+        await root.get(wire.Reload)
+        rows = {row["app"]: row["class"] for row in (await root.get(wire.Status))["apps"]}
+        assert rows[1] == "background", "what it may be again it has to ask for"
+        assert (await app.get(wire.Update, app_class="foreground"))["class"] == "foreground"
+        (tmp_path / "over.toml").write_text("")
+        await root.get(wire.Reload)
+        assert (await app.get(wire.Update, name="x"))["class"] == "perceptible"
+        assert (await other.get(wire.Update, name="y"))["class"] == "perceptible"
+
+
+async def test_what_the_controller_gave_outlives_a_reload_of_the_rules(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as house:
+        app = await house.run_app("app", "cached", 20)
+        root = await house.connect(uid=0)
+        await root.get(wire.SetClass, app=1, app_class="system")
+        lower = {"class": "cached", "ceiling": "cached"}
+        (tmp_path / "over.toml").write_text(rule("low", "app", **lower))
+        await root.get(wire.Reload)
+        assert (await root.get(wire.Status))["apps"][0]["class"] == "system"
+        assert (await app.get(wire.Update, name="x"))["class"] == "system"
+
+
+@pytest.mark.parametrize(
+    ("uid", "unit", "granted"),
+    [
+        (1000, "tree", "tree"),
+        (1000, "cgroup", "process"),
+        (0, "tree", "tree"),
+        (0, "cgroup", "cgroup"),
+    ],
+)
+async def test_anyone_may_have_its_tree_at_stake_and_the_controller_its_cgroup(
+    tmp_path: Path, autojump_clock: MockClock, uid: int, unit: str, granted: str
+) -> None:
+    async with running(tmp_path) as house:
+        app = await house.connect(house.kernel.spawn("app", cgroup="/job", uid=uid), uid=uid)
+        given = await app.get(wire.Register, name="app", app_class="cached", unit=unit)
+        assert given["unit"] == granted
+        assert (await app.get(wire.Status))["apps"][0]["unit"] == granted
 
 
 # --- simulations ---------------------------------------------------------------------------------------
