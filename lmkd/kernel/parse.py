@@ -287,7 +287,8 @@ def parse_proc_stat(content: bytes, path: str) -> ProcStat:
         comm=content[opened + 2 : closed].decode(errors="backslashreplace"),
         state=fields[0].decode("ascii"),
         ppid=_number(fields[1], path, content, "a ppid"),
-        session=_number(fields[3], path, content, "a session id"),
+        # -1 while it is being reaped (do_task_stat, fs/proc/array.c: it has no sighand any more)
+        session=0 if fields[3] == b"-1" else _number(fields[3], path, content, "a session id"),
         flags=_number(fields[6], path, content, "flags"),
         threads=_number(fields[17], path, content, "a number of threads"),
         start_ticks=_number(fields[19], path, content, "a start time"),

@@ -156,6 +156,13 @@ def test_a_zombie_with_living_threads_is_not_dead(threads: bytes, dead: bool) ->
     assert parse.parse_proc_stat(b"77 (x)" + stat, "stat").is_dead is dead
 
 
+def test_a_process_that_is_being_reaped_has_no_session_and_is_dead() -> None:
+    """Seen on 6.18: state X, no thread, and -1 for group, session and terminal."""
+    line = b"27242 (sleep) X 0 -1 -1 0 -1 4194564 0 0 0 0 0 0 0 0 20 0 0 0 99 0 0 0\n"
+    stat = parse.parse_proc_stat(line, "proc/27242/stat")
+    assert (stat.session, stat.is_dead, stat.start_ticks) == (0, True, 99)
+
+
 def test_status_as_captured(captured: Captured) -> None:
     content = captured("proc-pid-status-6.18")
     found = parse.parse_proc_status(content, "status")
