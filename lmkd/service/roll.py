@@ -84,6 +84,7 @@ class Roll:
         self.unruled_hits = 0
         self._numbers: dict[int, int] = {}
         self._details = Details()
+        self._asks_comm = False
         self._sessions: dict[tuple[int, int], Written] = {}
         """During a look: by session and place what we wrote for somebody there."""
         self._young: tuple[deque[tuple[int, Identity]], ...] = tuple(deque() for _ in YOUNG_US)
@@ -96,6 +97,11 @@ class Roll:
         """Go by these settings from now on; everybody known is matched anew, and the counters begin again."""
         self._settings, self.scope = settings, scope
         self._details = settings.rules.details
+        self._asks_comm = any(
+            condition.subject == "comm"
+            for rule in settings.rules.rules
+            for condition in rule.conditions
+        )
         self._numbers = {id(rule): number for number, rule in enumerate(settings.rules.rules)}
         self.hits.clear()
         self.unruled_hits = 0
@@ -148,14 +154,6 @@ class Roll:
         self._note_young(self.known[pid])
         self._count_together(parent.classed, process.cgroup, 1)
 
-    @property
-    def _asks_comm(self) -> bool:
-        return any(
-            condition.subject == "comm"
-            for rule in self._settings.rules.rules
-            for condition in rule.conditions
-        )
-
     def look(self, pid: int) -> Known | None:
         """Read a process now and match it; None when it is gone."""
         process = self._kernel.process(pid, self._details)
@@ -174,6 +172,9 @@ class Roll:
         app = self._apps.get((process.pid, process.start_ticks))
         if before is not None and before.app is app and _same(before.process, process):
             before.process = process
+            self._give_place(
+                before
+            )  # it may have another one than we thought, from before its parent's latest
             return before
         return self._enter(process, app, before)
 

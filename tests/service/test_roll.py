@@ -107,6 +107,23 @@ def test_a_child_inherits_our_place_and_is_known_for_what_its_parent_really_was(
     assert (house.adj(parent), house.adj(child)) == (-5, -5)
 
 
+def test_a_child_that_was_forked_before_its_parents_latest_place_comes_to_it_at_the_next_look() -> (
+    None
+):
+    house = Registry(TABS)
+    parent = house.kernel.spawn("shell", oom_score_adj=3)
+    house.take()
+    house.kernel.exec_(parent, "tab")
+    child = house.kernel.fork(parent)  # it has the shell's 500: nobody has looked at the tab yet
+    house.take()
+    assert (house.adj(parent), house.adj(child)) == (900, 500)
+    house.now_us = 1_000_000
+    house.roll.look_at_young()
+    assert house.adj(child) == 900
+    house.projection.restore_all()
+    assert (house.adj(parent), house.adj(child)) == (3, 3)
+
+
 def test_the_child_of_a_registered_program_is_no_registered_program() -> None:
     house = Registry()
     parent = house.kernel.spawn("app")
