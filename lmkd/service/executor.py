@@ -20,7 +20,7 @@ from queue import SimpleQueue
 import trio
 
 from lmkd.kernel.interface import Kernel, VictimHandle
-from lmkd.model import Process, Signal, Unit, Victim, is_within
+from lmkd.model import App, AppClass, Process, Signal, Unit, Victim, is_within
 from lmkd.policy.actions import SendSignal
 from lmkd.policy.classify import classify, never_kill_reason
 from lmkd.policy.events import SignalFailed, VictimExited
@@ -69,6 +69,11 @@ class _Hold:
     root: Process | None = None
     """The victim as it was when it was taken hold of."""
     watch: trio.CancelScope = field(default_factory=trio.CancelScope)
+    spared: list[VictimHandle] = field(default_factory=list)
+    """Held once, and then found to be never killed; closed with the others."""
+    waited_for: VictimHandle | None = None
+    wait: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """The wait for that one's end."""
 
     @property
     def in_order(self) -> list[VictimHandle]:
@@ -119,7 +124,7 @@ class Executor:
         hold = self._holds.pop(kill, None)
         if hold is not None:
             hold.watch.cancel()
-            for handle in hold.handles:
+            for handle in (*hold.handles, *hold.spared):
                 # Closed by the hand that may still be using it.
                 self._hand.do(handle.close)
 
@@ -154,24 +159,26 @@ class Executor:
             return f"it has moved to {process.cgroup} since, which is not in {domain}"
         if victim.unit is Unit.CGROUP and not is_within(process.cgroup, victim.cgroup):
             return f"it has moved to {process.cgroup} since, out of {victim.cgroup}"
-        settings = self._engine.state.settings
-        registered = self._registered(process)
-        classed = classify(process, settings, self._own_pid, registered=registered)
-        if classed.never is not None:
-            return f"it is never killed as it is now: {classed.never}"
-        if victim.app is None and not registered and classed.app_class > victim.app_class:
+        never = self._never(process)
+        if never is not None:
+            return f"it is never killed as it is now: {never}"
+        classed = classify(process, self._engine.state.settings, self._own_pid)
+        unspoken = victim.app is None and self._app_of(process) is None
+        if unspoken and classed.app_class > victim.app_class:
             return f"it is {classed.app_class.word} now ({classed.why})"
         return None
 
-    def _registered(self, process: Process) -> bool:
+    def _app_of(self, process: Process) -> App | None:
         identity = (process.pid, process.start_ticks)
-        return any(
-            (app.pid, app.start_ticks) == identity for app in self._engine.state.apps.values()
-        )
+        apps = self._engine.state.apps.values()
+        return next((app for app in apps if (app.pid, app.start_ticks) == identity), None)
 
     def _never(self, process: Process) -> str | None:
-        registered = self._registered(process)
-        settings = self._engine.state.settings
+        """Return why a process is not to be signalled as things stand now, or None."""
+        app = self._app_of(process)
+        if app is not None and app.app_class is AppClass.SYSTEM:
+            return "the controller gave it the class system"
+        settings, registered = self._engine.state.settings, app is not None
         return never_kill_reason(process, settings, self._own_pid, registered=registered)
 
     def _members(self, cgroup: str) -> list[Process] | str:
@@ -214,6 +221,8 @@ class Executor:
         hold = self._holds.get(action.kill)
         if hold is None:
             return None  # it ended in this very moment, and that has been said
+        if hold.victim.unit is not Unit.PROCESS:
+            self._let_spared_go(hold)
         if hold.victim.unit is Unit.CGROUP:
             # Looked at again: somebody may have moved in.
             whole = not isinstance(self._members(hold.victim.cgroup), str)
@@ -226,6 +235,18 @@ class Executor:
         for handle in hold.handles:
             self._hand.do(handle.release_memory)
         return None
+
+    def _let_spared_go(self, hold: _Hold) -> None:
+        """Let go of those who have become somebody that is never killed since SIGTERM."""
+        for handle in hold.handles[
+            1:
+        ]:  # the first is the heart's own choice, and it has looked again
+            process = self._look(handle.pid)
+            if process is not None and self._never(process) is not None:
+                hold.handles.remove(handle)
+                hold.spared.append(handle)
+                if hold.waited_for is handle:
+                    hold.wait.cancel()
 
     def _empty_frozen(self, hold: _Hold) -> None:
         """Kill a cgroup without cgroup.kill: stopped as a whole it can fork no more, and SIGKILL reaches the frozen."""
@@ -273,14 +294,19 @@ class Executor:
 
     async def _wait_all(self, hold: _Hold) -> None:
         """Wait for all that is held. Who was born into a tree as it died is part of it, and has its SIGTERM, too."""
-        waited = 0
-        while waited < len(hold.handles):
-            await hold.handles[waited].wait_exit()
-            waited += 1
-            if waited == len(hold.handles) and hold.victim.unit is Unit.TREE:
-                self._hold_tree(hold)
-                for handle in hold.handles[waited:]:
+        ended: list[VictimHandle] = []
+        while True:
+            left = [handle for handle in hold.handles if handle not in ended]
+            if not left and hold.victim.unit is Unit.TREE and self._hold_tree(hold):
+                left = [handle for handle in hold.handles if handle not in ended]
+                for handle in left:
                     handle.send(Signal.TERM)
+            if not left:
+                return
+            with trio.CancelScope() as hold.wait:
+                hold.waited_for = left[0]
+                await left[0].wait_exit()
+            ended.append(left[0])
 
     def _note_kill(self, hold: _Hold) -> None:
         """Leave the marks on the cgroup that systemd-oomd leaves, so that whoever shows its kills shows ours."""

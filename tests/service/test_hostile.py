@@ -193,3 +193,24 @@ async def test_a_tree_that_forks_as_it_dies_leaves_nobody_behind(
         alive = {pid for pid in (make, cc, *born) if kernel.process(pid) is not None}
         assert alive == set()
         assert house.signals_to(bystander) == []
+
+
+async def test_an_app_in_a_tree_that_was_given_class_system_after_sigterm_is_not_killed_with_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path, text=RULES) as house:
+        kernel = house.kernel
+        make = kernel.spawn("make", anon_kib=80 * MIB, on_term=OnTerm.IGNORES, cgroup="/b")
+        child = kernel.fork(make, anon_kib=10 * MIB)
+        app = await house.connect(child)
+        number = (await app.get(wire.Register, name="child", app_class="cached"))["app"]
+        house.kernel._sim(child).on_term = OnTerm.IGNORES
+        root = await house.connect(uid=0)
+        kernel.set_available(12 * MIB)
+        await app.hear(wire.KillWarning)
+        await root.get(wire.SetClass, app=number, app_class="system")
+        await trio.sleep(2)
+        assert "SIGKILL" in house.signals_to(make)
+        assert "SIGKILL" not in house.signals_to(child)
+        records = (await root.get(wire.History, episode=1, limit=1000))["records"]
+        assert [record["kill"] for record in records if record["kind"] == "exited"] == [1]
