@@ -5,7 +5,7 @@ cgroup that dies as a whole has memory.oom.group set. What was there before is k
 change: a daemon that was killed would otherwise take its own projection for the original. The file is written by a
 thread of its own; a write may have to wait for memory, and nothing here may.
 
-It knows no rules: which place a process has is for lmkd.service.roll to say.
+It knows no rules: which place a process has is for lmkd.policy.place to say.
 """
 
 from __future__ import annotations
