@@ -51,6 +51,12 @@ class Unit(Enum):
     TREE = "tree"
     """A process and its descendants that stayed in its cgroup."""
     CGROUP = "cgroup"
+    SWARM = "swarm"
+    """Many small processes of one program; found when it is ranked, and nobody's to ask for."""
+
+
+ASKED_UNITS = (Unit.PROCESS, Unit.TREE, Unit.CGROUP)
+"""Those that a rule or a program may ask for."""
 
 
 class Mark(IntEnum):
@@ -131,6 +137,8 @@ class Reading:
     events_max: int | None = None
     events_oom: int | None = None
     events_oom_kill: int | None = None
+    suspended_us: int = 0
+    """Counter: how long the machine has been suspended since it started (CLOCK_BOOTTIME less CLOCK_MONOTONIC)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +254,8 @@ class Victim(NamedTuple):
     """Of the rule; None: the class's."""
     processes: int = 1
     """How many it was when it was ranked."""
+    members: tuple[tuple[int, int], ...] = ()
+    """Of a swarm: the (pid, start_ticks) of those that die."""
 
 
 def is_within(path: str, ancestor: str) -> bool:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from lmkd.config.mistakes import BadValue, Refused
-from lmkd.model import AppClass, Level, Unit
+from lmkd.model import ASKED_UNITS, AppClass, Level, Unit
 
 RISING = (Level.LOW, Level.MEDIUM, Level.CRITICAL)
 CGROUP_MOST_CHARS = 1024
@@ -162,7 +162,7 @@ def check_kill(value: object) -> frozenset[AppClass]:
 
 
 def check_unit(value: object) -> Unit:
-    for unit in Unit:
+    for unit in ASKED_UNITS:
         if value == unit.value:
             return unit
     raise BadValue('"process", "tree" or "cgroup"')
@@ -207,6 +207,7 @@ _OF_A_DOMAIN: dict[str, Any] = {
         "exit_in_emergency": check_duration,
         "settle": check_duration,
         "unkillable": check_duration,
+        "unkillable_in_emergency": check_duration,
         "read_idle": check_interval,
         "read_pressed": check_interval,
         "read_in_emergency": check_interval,

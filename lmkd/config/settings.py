@@ -125,6 +125,7 @@ def _thresholds(values: Values) -> dict[str, Any]:
         "exit_emergency_us": values.get("timing", "exit_in_emergency"),
         "settle_us": values.get("timing", "settle"),
         "unkillable_us": values.get("timing", "unkillable"),
+        "unkillable_emergency_us": values.get("timing", "unkillable_in_emergency"),
         "read_idle_us": values.get("timing", "read_idle"),
         "read_pressed_us": values.get("timing", "read_pressed"),
         "read_emergency_us": values.get("timing", "read_in_emergency"),

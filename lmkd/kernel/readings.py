@@ -9,6 +9,7 @@ A reading is not one instant: its files are read one after another, within about
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,6 +119,7 @@ class SystemReader:
             file_lru_kib=memory.file_lru_kib,
             refault_file_pages=refaults,
             scanned_pages=scanned_pages,
+            suspended_us=read_suspended_us(),
         )
 
     def read_memory(self) -> MemInfo | None:
@@ -231,6 +233,7 @@ class CgroupReader:
             events_max=at_max,
             events_oom=oom,
             events_oom_kill=oom_kill,
+            suspended_us=read_suspended_us(),
         )
 
     def close(self) -> None:
@@ -243,6 +246,14 @@ class CgroupReader:
         if self._events is not None:
             self._events.close()
         self._pressure.close()
+
+
+def read_suspended_us() -> int:
+    """Read how long the machine has been suspended since it started, to the millisecond."""
+    monotonic_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    # Rounded: between the two calls there are a few hundred nanoseconds, or a preemption.
+    return max(boottime_ns - monotonic_ns, 0) // 1_000_000 * 1_000
 
 
 def open_cgroup(system: SystemReader, limits: Limits, path: str) -> CgroupReader | None:

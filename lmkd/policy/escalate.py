@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lmkd.model import AppClass, Level, Signal, Unit, Victim
+from lmkd.model import AppClass, Level, Process, Signal, Unit, Victim
 from lmkd.policy.actions import (
     Notify,
     Plain,
@@ -24,13 +24,16 @@ from lmkd.policy.actions import (
 from lmkd.policy.detect import Judgement
 from lmkd.policy.events import ProcessesScanned, SignalFailed, VictimExited
 from lmkd.policy.listen import open_promises
+from lmkd.policy.pace import left_us
 from lmkd.policy.rank import Candidate, rank_candidates
 from lmkd.policy.state import UNTOLD, DomainState, Kill, State, Told
 from lmkd.policy.tell import record_notices
 from lmkd.policy.turn import Turn
+from lmkd.policy.window import SECOND_US, reading_before
 
 NOTHING_LEFT_PAUSE_US = 1_000_000
 RECORDED_CANDIDATES = 12
+_NO_LIMIT_US = 1 << 62
 
 
 def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
@@ -40,21 +43,54 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
         return domain
     now_us = turn.now_us
     if kill.sigkill_sent_us is None:
-        due_us = kill.sigkill_us
-        if domain.judgement is not None and domain.judgement.emergency:
-            exit_us = turn.settings.of(domain.domain).exit_emergency_us
-            due_us = min(due_us, kill.started_us + exit_us)
-        if now_us >= due_us:
+        if domain.judgement is not None:
+            exit_us = _time_to_exit_us(turn, domain, domain.judgement)
+            kill = replace(kill, sigkill_us=min(kill.sigkill_us, kill.started_us + exit_us))
+            domain = replace(domain, in_flight=kill)
+        if now_us >= kill.sigkill_us:
             if _became_system(turn, kill.victim):
                 turn.act(ReleaseVictim(domain.domain, kill.kill))
                 return _end_in_failure(turn, domain, kill, "its class became system meanwhile")
             turn.act(SendSignal(domain.domain, kill.kill, kill.victim, Signal.KILL))
             turn.record(domain, "signal", {"kill": kill.kill, "signal": Signal.KILL.value})
             return replace(domain, in_flight=replace(kill, sigkill_sent_us=now_us))
-    elif now_us >= kill.sigkill_sent_us + turn.settings.of(domain.domain).unkillable_us:
+    elif _is_stuck(turn, domain, kill.sigkill_sent_us):
         turn.act(ReleaseVictim(domain.domain, kill.kill))
         return _end_in_failure(turn, domain, kill, "it did not end after SIGKILL")
     return domain
+
+
+def _time_to_exit_us(turn: Turn, domain: DomainState, judgement: Judgement) -> int:
+    """Return the most time that a victim has between SIGTERM and SIGKILL as things stand now.
+
+    Half of what the memory lasts, where that is near its end: at 400 MB/s the 5% of a small machine are gone in 60 ms,
+    and what is then waited for is the kernel's own killer.
+    """
+    exit_us = _NO_LIMIT_US
+    if judgement.emergency:
+        exit_us = turn.settings.of(domain.domain).exit_emergency_us
+    if judgement.exhausted:
+        lasts_us = left_us(domain.window)
+        if lasts_us is not None:
+            exit_us = min(exit_us, lasts_us // 2)
+    return exit_us
+
+
+def _is_stuck(turn: Turn, domain: DomainState, sigkill_sent_us: int) -> bool:
+    """Whether a victim that has had SIGKILL is to be given up: its time is up and no memory comes back.
+
+    What is large takes its time to die (64 GiB at 95 ms a GiB: 6 s), and the next victim would die for nothing. One in
+    an uninterruptible sleep may never end, and in an emergency three seconds of waiting for it are worth a program.
+    """
+    settings = turn.settings.of(domain.domain)
+    patience_us = settings.unkillable_us
+    if domain.judgement is not None and domain.judgement.emergency:
+        patience_us = min(patience_us, settings.unkillable_emergency_us)
+    if turn.now_us < sigkill_sent_us + patience_us:
+        return False
+    last, before = domain.window[-1], reading_before(domain.window, SECOND_US)
+    came_back_kib = last.available_kib - before.available_kib
+    return came_back_kib < settings.min_victim_kib(last.total_kib)
 
 
 def _became_system(turn: Turn, victim: Victim) -> bool:
@@ -80,6 +116,8 @@ def consider_kill(turn: Turn, domain: DomainState) -> None:
 
 def least_scanned_kib(state: State, domain: DomainState) -> int:
     """Return the size from which on processes must be seen to rank those of a domain."""
+    if domain.scans_all:
+        return 0
     settings = state.settings.of(domain.domain)
     # To know what a tree or a cgroup holds, and that nobody in it is never killed, all processes must be seen.
     if state.settings.rules.has_groups or any(
@@ -186,6 +224,10 @@ def take_scan(turn: Turn, event: ProcessesScanned) -> None:
         return
     ranked = rank_candidates(turn, domain, event.processes, judgement.level)
     choice = choose_victim(turn, domain, judgement, ranked)
+    if _may_be_in_crumbs(turn, domain, event.processes, choice):
+        turn.keep(replace(domain, scans_all=True))
+        turn.act(ScanProcesses(domain.domain, 0))
+        return
     if choice is None:
         turn.keep(_say_nothing_left(turn, domain, judgement, ranked))
     elif choice.candidate is None:
@@ -196,6 +238,28 @@ def take_scan(turn: Turn, event: ProcessesScanned) -> None:
         turn.keep(replace(domain, relieved_us=turn.now_us + rest_us))
     else:
         turn.keep(_start_kill(turn, domain, judgement, choice.candidate, ranked))
+
+
+def _may_be_in_crumbs(
+    turn: Turn, domain: DomainState, processes: Sequence[Process], choice: Choice | None
+) -> bool:
+    """Whether what was too small to be scanned could hold, together, somebody to go before whoever would be taken.
+
+    To read the small ones as well takes twice as long (FACTS: 36 ms instead of 20 for 2,068 processes), so it is done
+    only then, and from then on at once.
+    """
+    if least_scanned_kib(turn.state, domain) == 0:
+        return False
+    last = domain.window[-1]
+    seen_kib = sum([process.anon_kib + process.swap_kib for process in processes])
+    crumbs_kib = last.anon_kib + last.swap_total_kib - last.swap_free_kib - seen_kib
+    least_kib = turn.settings.of(domain.domain).min_victim_kib(last.total_kib)
+    taken = None if choice is None or choice.candidate is None else choice.candidate.victim
+    if taken is not None and taken.app_class is AppClass.CACHED:
+        least_kib = max(
+            least_kib, taken.size_kib
+        )  # no class is below it: only a larger one would go first
+    return crumbs_kib >= least_kib
 
 
 def _start_kill(
@@ -209,8 +273,7 @@ def _start_kill(
     exit_us = victim.time_to_exit_us
     if exit_us is None:
         exit_us = turn.settings.classes[victim.app_class].time_to_exit_us
-    if judgement.emergency:
-        exit_us = min(exit_us, turn.settings.of(domain.domain).exit_emergency_us)
+    exit_us = min(exit_us, _time_to_exit_us(turn, domain, judgement))
     number = turn.state.next_kill
     kill = Kill(
         number,

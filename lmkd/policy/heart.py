@@ -26,13 +26,14 @@ from lmkd.policy.escalate import (
     take_scan,
 )
 from lmkd.policy.listen import take_ack, take_measures
+from lmkd.policy.pace import read_interval_us
 from lmkd.policy.returning import forget_departed, remember_departed, welcome_back
 from lmkd.policy.settings import Settings
 from lmkd.policy.simulate import end_simulations, start_simulation
 from lmkd.policy.state import NEVER_US, DomainState, State
 from lmkd.policy.tell import tell_apps, tell_present_level, tell_unwatched
 from lmkd.policy.turn import Turn
-from lmkd.policy.window import SECOND_US, fall_kib_s, push
+from lmkd.policy.window import push
 
 
 def start(settings: Settings, own_pid: int, first_episode: int = 1, first_kill: int = 1) -> State:
@@ -58,7 +59,7 @@ def next_wake_us(state: State, domain: str) -> int:
     held = state.domains[domain]
     settings = state.settings.of(domain)
     now_us = held.reading_us
-    wakes = [now_us + _read_interval_us(held, settings)]
+    wakes = [now_us + read_interval_us(held, settings)]
     if held.tell_due_us is not None:
         wakes.append(held.tell_due_us)
     if held.in_flight is not None and held.in_flight.sigkill_sent_us is None:
@@ -68,23 +69,6 @@ def next_wake_us(state: State, domain: str) -> int:
         wakes.append(max(held.scan_after_us, held.relieved_us + settings.settle_us))
     wakes.extend(simulation.until_us for simulation in state.simulations.values())
     return max(min(wakes), now_us + settings.read_emergency_us)
-
-
-def _read_interval_us(domain: DomainState, settings: Settings) -> int:
-    judgement = domain.judgement
-    if judgement is None:
-        return settings.read_emergency_us
-    if judgement.emergency:
-        return settings.read_emergency_us
-    if domain.level > Level.NORMAL or judgement.level > Level.NORMAL:
-        return settings.read_pressed_us
-    # Asleep: as long as the memory above the first floor would last, if all went wrong. A quarter of the machine
-    # a second is more than one process dirties (FACTS' stated worst: 400 MB/s), and what falls already falls on.
-    last = domain.window[-1]
-    headroom_kib = last.available_kib - settings.floor[Level.LOW].enter.of(last.total_kib)
-    rate_kib_s = max(last.total_kib // 4, 4 * fall_kib_s(domain.window), 1)
-    interval_us = max(headroom_kib, 0) * SECOND_US // rate_kib_s
-    return min(max(interval_us, settings.read_pressed_us), settings.read_idle_us)
 
 
 def _take_reading(turn: Turn, event: events.ReadingTaken) -> None:
@@ -164,7 +148,7 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
     domain = tell_apps(turn, domain)
     if level is Level.NORMAL:
         turn.record(domain, "closed", {})
-        domain = replace(domain, episode=None, spared=frozenset(), ended=None)
+        domain = replace(domain, episode=None, spared=frozenset(), ended=None, scans_all=False)
         forget_departed(turn, domain.domain)
     return domain
 

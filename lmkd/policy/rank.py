@@ -8,7 +8,7 @@ the pid. The same function serves a kill and the explanation of one.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from lmkd.policy.groups import Group, Placed, find_groups
 from lmkd.policy.listen import present_trust
 from lmkd.policy.settings import Settings
 from lmkd.policy.state import DomainState
+from lmkd.policy.swarms import find_kin, part_to_end
 from lmkd.policy.turn import Turn
 
 SMALL_KEPT = 40
@@ -75,19 +76,23 @@ def rank_candidates(
     Of those too small to be worth it only the largest are returned, and those with a pid in `keep`.
     """
     ranking = _Ranking(turn, domain, level)
-    inside = ranking.inside(processes)
+    free = ranking.inside(processes)
     candidates: list[Candidate] = []
-    if not ranking.has_groups:
-        # Who is too small for every rule is classed only where somebody will read it: that is most of a machine.
-        placed = ranking.place(_worth_reading(inside, ranking.least_of_all_kib, keep))
-    else:
-        everybody = ranking.place(inside)
+    known: dict[int, Placed] = {}
+    if ranking.has_groups:
+        everybody = ranking.place(free)
         groups, taken = find_groups(everybody, domain.domain, ranking.is_worth)
         candidates = [ranking.judge_group(group) for group in groups]
-        left = {one.process.pid: one for one in everybody if one.process.pid not in taken}
-        free = [one.process for one in left.values()]
-        read = _worth_reading(free, ranking.least_of_all_kib, keep)
-        placed = [left[process.pid] for process in read]
+        known = {one.process.pid: one for one in everybody if one.process.pid not in taken}
+        free = [one.process for one in known.values()]
+    swarms = ranking.find_swarms(free, known)
+    if swarms:
+        candidates.extend(ranking.judge_group(swarm) for swarm in swarms)
+        taken = {one.process.pid for swarm in swarms for one in swarm.members}
+        free = [process for process in free if process.pid not in taken]
+    # Who is too small for every rule is classed only where somebody will read it: that is most of a machine.
+    read = _worth_reading(free, ranking.least_of_all_kib, keep)
+    placed = [known[process.pid] for process in read] if known else ranking.place(read)
     candidates.extend(ranking.judge(one) for one in placed)
     candidates.sort(key=lambda candidate: candidate.order)
     return candidates
@@ -147,6 +152,22 @@ class _Ranking:
             placed.append(Placed(process, app, classed))
         return placed
 
+    def find_swarms(self, processes: Sequence[Process], known: Mapping[int, Placed]) -> list[Group]:
+        """Return the units that many small processes make together; `known` are those that are classed already."""
+        apart = {app.pid for app in self._apps.values()}
+        least_kib, judgement = self.least_of_all_kib, self._domain.judgement
+        need_kib = max(least_kib, 0 if judgement is None else judgement.need_kib)
+        swarms = []
+        for kin in find_kin(processes, least_kib, apart):
+            placed = [known[one.pid] for one in kin] if known else self.place(kin)
+            free = {one.process.pid: one for one in placed if not one.is_never}
+            part = part_to_end([one.process for one in free.values()], need_kib)
+            members = tuple(free[process.pid] for process in part)
+            if members:
+                path = members[0].process.cgroup
+                swarms.append(Group(Unit.SWARM, path, members[0], members, None))
+        return swarms
+
     def is_worth(self, size_kib: int, one: Placed) -> bool:
         """Whether so much is worth a kill, for whom the rule of this process speaks."""
         return size_kib >= self._least_of(one)
@@ -169,6 +190,9 @@ class _Ranking:
         size_kib = sum(one.process.size_kib for one in group.members)
         victim = self._victim(group.leader, app_class, size_kib, group.unit)
         victim = victim._replace(cgroup=group.path, processes=len(group.members))
+        if group.unit is Unit.SWARM:
+            identities = [(one.process.pid, one.process.start_ticks) for one in group.members]
+            victim = victim._replace(members=tuple(identities))
         members = tuple(one.process.pid for one in group.members)
         candidate = self._candidate(group.leader, victim, group.spared, group.members)
         return candidate._replace(members=members)

@@ -109,6 +109,8 @@ class Settings:
     Their thresholds and what may die there are their own; rules, classes and what follows from them are those here.
     """
     dry_run: bool = False
+    unkillable_emergency_us: int = 1_000_000
+    """The same in an emergency, where it is shorter."""
     _of: dict[str, Settings] = field(default_factory=dict, init=False, repr=False, compare=False)
     """A cache of `of`."""
 

@@ -1,7 +1,7 @@
 """A domain's recent readings, and the rates that follow from them.
 
-A window is a tuple of readings, oldest first. It starts anew when the clock jumps or the readings stop for longer
-than GAP_US: rates over a hole in time, such as a suspend, would be fiction.
+A window is a tuple of readings, oldest first. It starts anew when the clock jumps, the readings stop for longer than
+GAP_US, or the machine was suspended meanwhile: rates over a hole in time would be fiction.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ SECOND_US = 1_000_000
 HALF_US = SECOND_US // 2
 KEEP_US = 3 * SECOND_US
 GAP_US = 5 * SECOND_US
+SUSPENDED_US = SECOND_US // 2
+"""A suspend: CLOCK_MONOTONIC stands still in it, so there is no gap to see; a shorter one leaves no stall."""
+RECENT_US = SECOND_US // 10
 
 Window = tuple[Reading, ...]
 
@@ -25,6 +28,8 @@ def push(window: Window, reading: Reading) -> Window:
         return (reading,)
     last = window[-1]
     if not 0 <= reading.at_us - last.at_us <= GAP_US:
+        return (reading,)
+    if abs(reading.suspended_us - last.suspended_us) >= SUSPENDED_US:
         return (reading,)
     if reading.at_us == last.at_us:
         return (*window[:-1], reading)
@@ -95,3 +100,15 @@ def fall_kib_s(window: Window) -> int:
             return 0
         slopes_kib_s.append((earlier.available_kib - later.available_kib) * SECOND_US // span_us)
     return max(min(slopes_kib_s), 0)
+
+
+def recent_fall_kib_s(window: Window) -> int:
+    """Return how fast available memory fell over the last tenth of a second, or since the reading before that.
+
+    In KiB a second; 0 when it did not. It takes a jump for a trend, so nobody is told or killed for it.
+    """
+    last, first = window[-1], reading_before(window, RECENT_US)
+    span_us = last.at_us - first.at_us
+    if span_us <= 0:
+        return 0
+    return max((first.available_kib - last.available_kib) * SECOND_US // span_us, 0)

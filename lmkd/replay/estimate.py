@@ -180,6 +180,8 @@ def members_of(victim: Victim, processes: Collection[Process]) -> list[Process]:
     leader = (victim.pid, victim.start_ticks)
     if victim.unit is Unit.PROCESS:
         return [process for process in processes if identity_of(process) == leader]
+    if victim.unit is Unit.SWARM:
+        return [process for process in processes if identity_of(process) in victim.members]
     inside = [process for process in processes if is_within(process.cgroup, victim.cgroup)]
     if victim.unit is Unit.CGROUP:
         return inside

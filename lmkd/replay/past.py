@@ -132,7 +132,9 @@ class Past:
                 continue
             if (app.pid, app.start_ticks) == (victim.pid, victim.start_ticks):
                 return past
-            if victim.unit is not Unit.PROCESS and is_within(app.cgroup, victim.cgroup):
+            # No program that registered is in a swarm.
+            whole = victim.unit in (Unit.TREE, Unit.CGROUP)
+            if whole and is_within(app.cgroup, victim.cgroup):
                 return past
         return None
 

@@ -181,6 +181,10 @@ class Scene:
             events.ReadingTaken(reading(at_ms, available_mib, domain=domain, **figures)), at_ms
         )
 
+    def take_reading(self, one: Reading) -> tuple[actions.Action, ...]:
+        """Take a reading at its own moment."""
+        return self.take(events.ReadingTaken(one), one.at_us // MS)
+
     def scan(
         self, at_ms: int, *processes: Process, domain: str = SYSTEM_DOMAIN
     ) -> tuple[actions.Action, ...]:

@@ -208,6 +208,7 @@ def test_a_rise_of_the_level_ends_a_wait_taken_at_the_lower_one() -> None:
 def test_in_an_emergency_the_app_first_hears_that_no_grace_is_left() -> None:
     scene = Scene(app(1, sheddable_mib=80))
     scene.read(0, 40)
+    scene.read(800, 10)
     scene.read(1000, 10)
     out = scene.scan(1000, process_of(app(1)))
     (notice,) = only(Notify, out)
@@ -297,11 +298,44 @@ def test_sigkill_comes_when_the_time_to_exit_is_over_and_once() -> None:
     assert signals(scene.read(2100, 40)) == []
 
 
-@pytest.mark.parametrize(("started_mib", "later_mib"), [(10, 10), (40, 10)])
-def test_in_an_emergency_sigkill_comes_sooner(started_mib: int, later_mib: int) -> None:
-    scene = killing(available_mib=started_mib)
-    assert signals(scene.read(199, later_mib)) == []
-    assert signals(scene.read(200, later_mib)) == [(10, "SIGKILL")]
+def test_in_an_emergency_sigkill_comes_sooner() -> None:
+    scene = killing(available_mib=10)
+    assert signals(scene.read(199, 10)) == []
+    assert signals(scene.read(200, 10)) == [(10, "SIGKILL")]
+
+
+@pytest.mark.parametrize(
+    ("available_mib", "given_up_ms"),
+    [(40, 5000), (10, 1200)],  # 3 s after SIGKILL, 1 s in an emergency
+)
+def test_a_victim_that_does_not_end_is_given_up_sooner_in_an_emergency(
+    available_mib: int, given_up_ms: int
+) -> None:
+    scene = killing(available_mib=available_mib)
+    kill_ms = 2000 if available_mib == 40 else 200
+    assert signals(scene.read(kill_ms, available_mib)) == [(10, "SIGKILL")]
+    assert only(ReleaseVictim, scene.read(given_up_ms - 1, available_mib)) == []
+    assert only(ReleaseVictim, scene.read(given_up_ms, available_mib))
+    assert scene.domain().spared == {(10, 1)}
+
+
+def test_a_victim_whose_memory_comes_back_is_dying_and_not_given_up() -> None:
+    scene = killing()
+    for at_ms, available_mib in ((2000, 40), (3000, 41), (4000, 41), (4500, 50), (5000, 61)):
+        assert only(ReleaseVictim, scene.read(at_ms, available_mib)) == []
+    assert only(ReleaseVictim, scene.read(5100, 61)) == []
+    assert only(ReleaseVictim, scene.read(6300, 62))
+
+
+def test_what_falls_too_fast_for_the_time_to_exit_has_half_of_what_is_left() -> None:
+    """400 MiB/s from 48 MiB on: 120 ms are left, so it is SIGTERM, and 60 ms later SIGKILL."""
+    scene = Scene()
+    scene.read(0, 88)
+    scene.read(100, 48)
+    out = scene.scan(100, process_of(app(1)), LEAK)
+    assert signals(out) == [(10, "SIGTERM")]
+    assert signals(scene.read(159, 48)) == []
+    assert signals(scene.read(161, 47)) == [(10, "SIGKILL")]
 
 
 def test_a_class_with_less_time_to_exit_keeps_it_in_an_emergency() -> None:
@@ -446,7 +480,9 @@ def test_a_dry_run_decides_and_records_and_never_signals() -> None:
 def test_the_record_of_a_kill_says_all_that_it_followed_from() -> None:
     scene = Scene(app(1))
     scene.read(0, 40)
-    small = [process(100 + number, 1 + number % 5, adj=900) for number in range(40)]
+    small = [
+        process(100 + number, 1 + number % 5, adj=900, exe=f"/bin/{number}") for number in range(40)
+    ]
     (record,) = only(Record, scene.scan(0, LEAK, process_of(app(1), 200), *small))
     ranked = record.detail["ranked"]
     assert isinstance(ranked, list)
@@ -558,6 +594,10 @@ def test_the_notice_that_takes_the_grace_back_is_kept_too() -> None:
     assert record.detail["emergency"] is True
 
 
+OTHERS = process(20, 700)
+"""The rest of what a stalled machine holds."""
+
+
 def stalled(scene: Scene, at_ms: int, some_ms: int) -> tuple[Action, ...]:
     """Read a domain in which programs stall while swap has room: medium, and harm."""
     return scene.read(
@@ -575,7 +615,7 @@ def test_below_critical_whoever_kept_its_word_is_asked_again_before_it_is_ended(
     judgement = scene.domain().judgement
     assert judgement is not None
     assert (judgement.level, judgement.harm) == (Level.MEDIUM, True)
-    assert signals(scene.scan(1500, process_of(cache, 220))) == []
+    assert signals(scene.scan(1500, process_of(cache, 220), OTHERS)) == []
     assert scene.domain().scan_after_us == 5 * SECOND
     (again,) = only(Notify, stalled(scene, 5000, 2000))
     assert again.target_kib > 0
@@ -588,4 +628,4 @@ def test_one_that_broke_its_word_is_not_waited_for() -> None:
     scene.measure(0, 1, 300)
     scene.ack(100, 1, Answer.DONE, freed_mib=80, size_mib=300)
     stalled(scene, 1500, 500)
-    assert signals(scene.scan(1500, process_of(cache, 300))) == [(1001, "SIGTERM")]
+    assert signals(scene.scan(1500, process_of(cache, 300), OTHERS)) == [(1001, "SIGTERM")]

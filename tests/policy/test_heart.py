@@ -242,9 +242,9 @@ def test_before_the_first_reading_there_is_no_time_to_lose() -> None:
     ("available_mib", "after_ms"),
     [
         (900, 1000),
-        (370, 1000),  # 250 MiB above the low floor, at 250 MiB a second
-        (270, 600),
-        (160, 160),
+        (520, 1000),  # 400 MiB above the low floor, at 400 MiB a second
+        (270, 375),
+        (170, 125),
         (130, 100),
         (110, 100),  # low
         (10, 10),  # emergency

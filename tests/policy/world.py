@@ -263,6 +263,8 @@ class World:
 
     def dying_with(self, victim: Victim) -> list[Program]:
         """Return what dies together: of a tree, as the executor has it, not who is never killed."""
+        if victim.unit is Unit.SWARM:
+            return [one for one in self.programs.values() if one.identity in victim.members]
         whole, tree = victim.unit is Unit.CGROUP, {victim.pid}
         if victim.unit is Unit.TREE:
             before = 0
@@ -304,8 +306,12 @@ class World:
 
     def _do(self, action: actions.Action) -> None:
         match action:
-            case actions.ScanProcesses(domain):
-                seen = tuple(program.as_process() for program in self.programs.values())
+            case actions.ScanProcesses(domain, least_kib):
+                seen = tuple(
+                    program.as_process()
+                    for program in self.programs.values()
+                    if program.size_kib >= least_kib
+                )
                 scanned = events.ProcessesScanned(domain, seen)
                 self._later(self.scan_delay_us, lambda: self._feed_later(scanned))
             case actions.MeasureApps(domain, apps):
@@ -377,5 +383,8 @@ class World:
             self._later(20 * MS, lambda: self._finish(sent))
 
     def _finish(self, sent: actions.SendSignal) -> None:
+        kill = self.state.domains[sent.domain].in_flight
+        if kill is None or kill.kill != sent.kill:
+            return  # SIGKILL was quicker than what it did about SIGTERM
         self.end_all(sent.victim)
         self.feed(events.VictimExited(sent.domain, sent.kill))
