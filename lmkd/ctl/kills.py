@@ -8,7 +8,11 @@ from __future__ import annotations
 from lmkd.ctl.result import Row, flag, number, text
 from lmkd.ctl.words import list_words, size_words, time_words
 
-_UNIT_WORDS = {"tree": " with its descendants", "cgroup": " with its whole cgroup"}
+_UNIT_WORDS = {
+    "tree": " with its descendants",
+    "cgroup": " with its whole cgroup",
+    "swarm": " with its like",
+}
 
 
 def describe_victim(record: Row) -> str:

@@ -38,7 +38,11 @@ from lmkd.replay.verdicts import Verdict, first_difference, plain_verdicts, verd
 FILE_MOST = 64 << 20
 _TIME_WIDTH = 10
 _MARGIN = "    "
-_WITH = {"tree": " with its descendants", "cgroup": " with its whole cgroup"}
+_WITH = {
+    "tree": " with its descendants",
+    "cgroup": " with its whole cgroup",
+    "swarm": " with its like",
+}
 
 
 def run_replay(

@@ -1,4 +1,4 @@
-"""Find who belongs to a tree of processes at this moment, and take hold of them.
+"""Find who belongs to a tree or a swarm of processes at this moment, and take hold of them.
 
 Descendants are found by their parents, as long as they stayed in the cgroup of the root. Who was given to init or a
 subreaper because its parent ended between two looks is found by its session, where a process of the tree leads that:
@@ -8,11 +8,16 @@ for the executor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import errno
+import logging
+from collections.abc import Callable, Collection, Sequence
 
 from lmkd.kernel.interface import Kernel, VictimHandle
 from lmkd.model import Process
 from lmkd.policy.groups import stayed_in
+from lmkd.policy.swarms import kin_of
+
+log = logging.getLogger("lmkd")
 
 Look = Callable[[int], Process | None]
 
@@ -45,7 +50,30 @@ def find_descendants(
     return found
 
 
+def find_kin_of(
+    kernel: Kernel, look: Look, member: Process, apart: Collection[int]
+) -> list[Process]:
+    """Return the processes that are kin of a member of a swarm, without the pids in `apart`."""
+    pids = kernel.pids() if member.cgroup == "/" else kernel.cgroup_pids(member.cgroup)
+    found = (look(pid) for pid in pids if pid not in apart)
+    kin = kin_of(member)
+    return [one for one in found if one is not None and kin_of(one) == kin]
+
+
 def hold_all(kernel: Kernel, processes: Sequence[Process]) -> list[VictimHandle]:
-    """Take hold of processes; those that are gone by now are left out."""
-    held = (kernel.open_victim(process.pid, process.start_ticks) for process in processes)
-    return [handle for handle in held if handle is not None]
+    """Take hold of processes; those that are gone by now are left out.
+
+    Where there are no descriptors left for more, those held are a part: when they have ended, there is room again.
+    """
+    held: list[VictimHandle] = []
+    for process in processes:
+        try:
+            handle = kernel.open_victim(process.pid, process.start_ticks)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            log.warning("%d of %d victims are held: %s", len(held), len(processes), error.strerror)
+            break
+        if handle is not None:
+            held.append(handle)
+    return held

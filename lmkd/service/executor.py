@@ -25,7 +25,8 @@ from lmkd.policy.actions import SendSignal
 from lmkd.policy.classify import classify, never_kill_reason
 from lmkd.policy.events import SignalFailed, VictimExited
 from lmkd.policy.groups import may_end
-from lmkd.service.descendants import find_descendants, hold_all
+from lmkd.policy.swarms import SWARM_WHOLE
+from lmkd.service.descendants import find_descendants, find_kin_of, hold_all
 from lmkd.service.engine import Engine
 
 log = logging.getLogger("lmkd")
@@ -74,6 +75,12 @@ class _Hold:
     waited_for: VictimHandle | None = None
     wait: trio.CancelScope = field(default_factory=trio.CancelScope)
     """The wait for that one's end."""
+
+    @property
+    def breeds(self) -> bool:
+        """Whether who is born meanwhile is part of it."""
+        whole = len(self.victim.members) >= SWARM_WHOLE
+        return self.victim.unit is Unit.TREE or (self.victim.unit is Unit.SWARM and whole)
 
     @property
     def in_order(self) -> list[VictimHandle]:
@@ -132,6 +139,8 @@ class Executor:
 
     def _take_hold(self, action: SendSignal) -> str | None:
         victim = action.victim
+        if victim.unit is Unit.SWARM:
+            return self._take_swarm(action)
         leader = self._kernel.open_victim(victim.pid, victim.start_ticks)
         if leader is None:
             return "it is gone"
@@ -145,6 +154,30 @@ class Executor:
             self._hold_tree(hold)
         if problem is not None:
             return problem
+        return self._begin(action, hold)
+
+    def _take_swarm(self, action: SendSignal) -> str | None:
+        """Take hold of those of a swarm who are still what was ranked; the others are let be."""
+        victim, problem = action.victim, "it is gone"
+        fit: list[Process] = []
+        for pid, start_ticks in victim.members:
+            process = self._look(pid)
+            if process is None or process.start_ticks != start_ticks:
+                continue
+            changed = self._look_again(action.domain, victim, process)
+            if changed is None:
+                fit.append(process)
+            else:
+                problem = changed
+        hold = _Hold(victim, hold_all(self._kernel, fit))
+        if not hold.handles:
+            return problem
+        self._holds[action.kill] = hold
+        hold.root = next(one for one in fit if one.pid == hold.handles[0].pid)
+        return self._begin(action, hold)
+
+    def _begin(self, action: SendSignal, hold: _Hold) -> str | None:
+        """Send SIGTERM to all that is held, and wait for the end."""
         reached = [handle.send(Signal.TERM) for handle in hold.in_order]
         if not any(reached):
             return "it is gone"
@@ -198,13 +231,27 @@ class Executor:
         self._hold_more(hold, members)
         return None
 
-    def _hold_tree(self, hold: _Hold) -> bool:
-        """Take hold of whoever is in the tree now; return whether anybody was new."""
+    def _hold_born(self, hold: _Hold) -> bool:
+        """Take hold of whoever was born into a tree or a swarm meanwhile; return whether anybody was new."""
         before = len(hold.handles)
+        if hold.victim.unit is Unit.SWARM:
+            assert hold.root is not None
+            held = {handle.pid for handle in hold.handles}
+            kin = find_kin_of(self._kernel, self._look, hold.root, held)
+            self._hold_more(hold, [one for one in kin if self._is_free(one)])
+        else:
+            self._hold_tree(hold)
+        return len(hold.handles) > before
+
+    def _is_free(self, process: Process) -> bool:
+        """Whether nobody speaks for a process that happens to be like its neighbours."""
+        return self._app_of(process) is None and self._never(process) is None
+
+    def _hold_tree(self, hold: _Hold) -> None:
+        """Take hold of whoever is in the tree now."""
         held = [handle.pid for handle in hold.handles]
         found = find_descendants(self._kernel, self._look, held, hold.victim.cgroup)
         self._hold_more(hold, [one for one in found if self._is_of_tree(hold, one)])
-        return len(hold.handles) > before
 
     def _is_of_tree(self, hold: _Hold, process: Process) -> bool:
         if self._never(process) is not None:
@@ -228,8 +275,8 @@ class Executor:
             whole = not isinstance(self._members(hold.victim.cgroup), str)
             if whole and not self._kernel.kill_cgroup(hold.victim.cgroup):
                 self._empty_frozen(hold)
-        elif hold.victim.unit is Unit.TREE:
-            self._stop_tree(hold)
+        elif hold.breeds:
+            self._stop_all(hold)
         for handle in hold.in_order:
             handle.send(Signal.KILL)
         for handle in hold.handles:
@@ -238,9 +285,9 @@ class Executor:
 
     def _let_spared_go(self, hold: _Hold) -> None:
         """Let go of those who have become somebody that is never killed since SIGTERM."""
-        for handle in hold.handles[
-            1:
-        ]:  # the first is the heart's own choice, and it has looked again
+        # The first of others is the heart's own choice, and it has looked again.
+        first = 0 if hold.victim.unit is Unit.SWARM else 1
+        for handle in hold.handles[first:]:
             process = self._look(handle.pid)
             if process is not None and self._never(process) is not None:
                 hold.handles.remove(handle)
@@ -265,15 +312,15 @@ class Executor:
             if frozen:
                 self._kernel.freeze_cgroup(path, False)
 
-    def _stop_tree(self, hold: _Hold) -> None:
-        """Stop a tree from the top, again and again until nobody new is in it: who is stopped forks no more."""
+    def _stop_all(self, hold: _Hold) -> None:
+        """Stop a tree from the top, or a swarm, until nobody new is in it: who is stopped forks no more."""
         stopped: set[int] = set()
         for _ in range(EMPTYING_PASSES):
             for handle in hold.handles:
                 if handle.pid not in stopped:
                     stopped.add(handle.pid)
                     handle.stop()
-            if not self._hold_tree(hold):
+            if not self._hold_born(hold):
                 return
 
     # --- the end -----------------------------------------------------------------------------------------
@@ -293,11 +340,11 @@ class Executor:
         self._engine.feed(VictimExited(domain, kill))
 
     async def _wait_all(self, hold: _Hold) -> None:
-        """Wait for all that is held. Who was born into a tree as it died is part of it, and has its SIGTERM, too."""
+        """Wait for all that is held. Who was born into it as it died is part of it, and has its SIGTERM, too."""
         ended: list[VictimHandle] = []
         while True:
             left = [handle for handle in hold.handles if handle not in ended]
-            if not left and hold.victim.unit is Unit.TREE and self._hold_tree(hold):
+            if not left and hold.breeds and self._hold_born(hold):
                 left = [handle for handle in hold.handles if handle not in ended]
                 for handle in left:
                     handle.send(Signal.TERM)
