@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -22,6 +22,7 @@ import lmkd
 from lmkd.config import Config, ConfigError
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
+from lmkd.kernel.rehearsed import RehearsedKernel
 from lmkd.model import SYSTEM_DOMAIN, Process
 from lmkd.policy import actions, events, heart
 from lmkd.policy.settings import DomainPolicy, Settings
@@ -37,6 +38,7 @@ from lmkd.service.projection import Projection
 from lmkd.service.questions import Questions
 from lmkd.service.ready import notify_manager
 from lmkd.service.recordings import Recordings, open_recordings
+from lmkd.service.rehearsal import PATIENCE_S, Rehearsal, in_silence
 from lmkd.service.relay import Relay
 from lmkd.service.requests import Requests
 from lmkd.service.roll import Roll
@@ -108,6 +110,8 @@ class Daemon:
     """Done once, when all the rest is ready."""
     session: Session | None = None
     """What is different for one user's session; None: this is the system's daemon."""
+    rehearses: bool = True
+    """Whether an episode is played at the start, so that the first real one finds its code in memory."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until SIGTERM or SIGINT, then say bye to all."""
@@ -136,14 +140,53 @@ class Daemon:
                 nursery.start_soon(parts.server.serve)
                 if parts.relay is not None:
                     nursery.start_soon(parts.relay.run)
+                if self.rehearses:
+                    await self._rehearse(hand, clerk)
                 parts.monitor.follow(_globs(parts.engine.state.settings))
-                parts.rehearse()
                 self.prepare(self.kernel)
                 task_status.started()
                 place = self.socket_path or "the socket that was passed"
                 log.info("lmkd %s ready, listening at %s", lmkd.__version__, place)
                 notify_manager("READY=1")
         log.info("left")
+
+    async def _rehearse(self, hand: Hand, clerk: Hand) -> None:
+        """Play an episode with parts like ours, on a kernel in which nothing happens; whatever fails, we go on."""
+        try:
+            with trio.move_on_after(PATIENCE_S) as patience, in_silence():
+                await self.play_episode(hand, clerk)
+        except Exception as error:
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
+            log.warning("the rehearsal of an episode failed: %s: %s", type(error).__name__, error)
+        else:
+            if patience.cancelled_caught:
+                log.warning("the rehearsal of an episode took over %d s: it was ended", PATIENCE_S)
+
+    async def play_episode(self, hand: Hand, clerk: Hand) -> Rehearsal:
+        """Play it, and return the stage as it was left."""
+        kernel = RehearsedKernel(self.kernel)
+        with closing(Rehearsal(kernel)) as rehearsal:
+            understudy = replace(
+                self,
+                kernel=kernel,
+                listener=rehearsal.listener,
+                socket_path=None,
+                state_dir=None,
+                registered=set(),
+                session=None,
+                credentials=read_credentials,
+            )
+            async with trio.open_nursery() as nursery:
+                parts = _Parts(understudy, nursery, Journal(None, 1), hand, clerk)
+                nursery.start_soon(parts.server.serve)
+                await rehearsal.play(parts.engine)
+                segment = parts.recorder.snapshot()
+                if segment is not None:
+                    encode_recording(segment)
+                nursery.cancel_scope.cancel()
+            parts.server.say_bye("the rehearsal is over")
+        return rehearsal
 
 
 class _Parts:
@@ -204,12 +247,6 @@ class _Parts:
             wanted=self.monitor.want,
         )
         self.requests.server = self.server
-
-    def rehearse(self) -> None:
-        """Run once what an episode ends with, so that its code is there when memory is locked."""
-        segment = self.recorder.snapshot()
-        if segment is not None:
-            encode_recording(segment)
 
     def leave(self) -> None:
         """Say bye to all, and put back what we changed, however it came that we leave."""

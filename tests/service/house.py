@@ -233,6 +233,7 @@ async def running(
     prepare: Callable[[Kernel], None] = lambda kernel: None,
     load: Callable[[], Config] | None = None,
     registered: set[tuple[int, int]] | None = None,
+    rehearses: bool = False,
 ) -> AsyncIterator[House]:
     """Run a daemon for as long as the block lasts, then have it leave as SIGTERM would."""
     kernel = kernel or SimulatedKernel()
@@ -249,6 +250,7 @@ async def running(
         credentials=read_bound_credentials,
         make_hand=PromptHand,
         prepare=prepare,
+        rehearses=rehearses,
     )
     house = House(kernel, path, daemon)
     async with trio.open_nursery() as nursery:
