@@ -66,6 +66,9 @@ class BorrowedKernel:
             return None
         return BorrowedDomain(self._total_kib, self.held_kib, self.now_us)
 
+    def open_alarm(self) -> None:
+        return None
+
     def held_kib(self) -> int:
         """What the lent processes hold now."""
         sizes = (self._real.size_kib(pid, start_ticks) for pid, start_ticks in self._pids())

@@ -86,6 +86,24 @@ class ProcessEvents(Protocol):
     def close(self) -> None: ...
 
 
+class Alarm(Protocol):
+    """What a thread beside the loop waits for, and what it reads then. It shares nothing with a Domain."""
+
+    def wait(self, timeout_s: float | None, /) -> None:
+        """Block until tasks stall, somebody calls, or so much time has passed; None: only then."""
+        ...
+
+    def call(self) -> None:
+        """Have whoever waits return. From any thread."""
+        ...
+
+    def read(self) -> Reading | None:
+        """Measure the system now."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class CgroupWatch(Protocol):
     """The cgroups that some globs name, as they come and go."""
 
@@ -114,6 +132,10 @@ class Kernel(Protocol):
     def open_domain(self, domain: str) -> Domain | None:
         """Watch "system" or a cgroup path; None when there is no such cgroup or no memory
         controller."""
+        ...
+
+    def open_alarm(self) -> Alarm | None:
+        """Open an alarm; None where no thread can wait for this kernel."""
         ...
 
     def scan(self, domain: str, min_size_kib: int, details: Details = NO_DETAILS) -> list[Process]:

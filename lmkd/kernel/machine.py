@@ -12,6 +12,7 @@ import time
 import trio
 
 from lmkd.kernel import files
+from lmkd.kernel.alarm import StallAlarm
 from lmkd.kernel.cgroup_watch import MountWatch, NoCgroups
 from lmkd.kernel.cgroups import (
     cgroup_directory,
@@ -109,6 +110,9 @@ class Machine:
             () if events is None else (events,),
             owns_reader=True,
         )
+
+    def open_alarm(self) -> StallAlarm:
+        return StallAlarm(self._root)
 
     def scan(self, domain: str, min_size_kib: int, details: Details = NO_DETAILS) -> list[Process]:
         return scan_processes(

@@ -96,6 +96,9 @@ class RehearsedKernel:
     def open_domain(self, domain: str) -> None:
         return None
 
+    def open_alarm(self) -> None:
+        return None
+
     def scan(self, domain: str, min_size_kib: int, details: Details = NO_DETAILS) -> list[Process]:
         return [*self._real.scan(domain, min_size_kib, details), self.understudy]
 

@@ -109,7 +109,7 @@ class Record:
     domain: str
     at_us: int
     kind: str
-    """opened, level, told, ack, kill, signal, exited, failed, nothing_left, closed"""
+    """opened, level, told, ack, kill, signal, exited, measured, failed, watchdog, nothing_left, closed"""
     detail: Mapping[str, Plain] = field(default_factory=dict)
 
 

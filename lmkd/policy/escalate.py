@@ -22,7 +22,7 @@ from lmkd.policy.actions import (
     WarnKill,
 )
 from lmkd.policy.detect import Judgement
-from lmkd.policy.events import ProcessesScanned, SignalFailed, VictimExited
+from lmkd.policy.events import ProcessesScanned, SignalFailed, VictimExited, WatchdogKilled
 from lmkd.policy.listen import open_promises
 from lmkd.policy.pace import left_us
 from lmkd.policy.rank import Candidate, rank_candidates
@@ -365,6 +365,44 @@ def measure_relief(turn: Turn, domain: DomainState) -> DomainState:
         },
     )
     return replace(domain, ended=None)
+
+
+def take_watchdog_kill(turn: Turn, event: WatchdogKilled) -> None:
+    """The watchdog has ended somebody: say so, and let the next reading speak before anything else is done."""
+    domain = turn.state.domains.get(event.domain)
+    if domain is None:
+        return
+    victim = event.victim
+    turn.act(ReportKilled(domain.domain, victim, event.reason, victim.size_kib))
+    turn.record(
+        domain,
+        "watchdog",
+        {
+            "pid": victim.pid,
+            "app": victim.app,
+            "name": victim.name,
+            "class": victim.app_class.word,
+            "size_kib": victim.size_kib,
+            "unit": victim.unit.value,
+            "cgroup": victim.cgroup,
+            "count": victim.processes,
+            "reason": event.reason,
+        },
+    )
+    turn.keep(replace(domain, relieved_us=turn.now_us, scan_after_us=turn.now_us))
+
+
+def find_first(
+    state: State, domain: DomainState, processes: Sequence[Process], now_us: int
+) -> Victim | None:
+    """Return who would be ended now in an emergency, as the domain is; None for nobody. For the watchdog."""
+    judgement = domain.judgement
+    if judgement is None or not state.settings.of(domain.domain).killable:
+        return None
+    turn = Turn(state, now_us)
+    ranked = rank_candidates(turn, domain, processes, Level.CRITICAL)
+    choice = choose_victim(turn, domain, judgement, ranked)
+    return None if choice is None or choice.candidate is None else choice.candidate.victim
 
 
 def take_failure(turn: Turn, event: SignalFailed) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lmkd.model import Answer, App, AppClass, Level, Process, Reading
+from lmkd.model import Answer, App, AppClass, Level, Process, Reading, Victim
 from lmkd.policy.settings import Settings
 
 
@@ -99,6 +99,15 @@ class VictimExited:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchdogKilled:
+    """While the loop did not answer, the watchdog ended somebody."""
+
+    domain: str
+    victim: Victim
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SignalFailed:
     """A signal could not be sent: the victim vanished or was not the one that was ranked any more, or not permitted."""
 
@@ -144,6 +153,7 @@ Event = (
     | AckReceived
     | ProcessesScanned
     | VictimExited
+    | WatchdogKilled
     | SignalFailed
     | SimulationAsked
     | LevelRelayed

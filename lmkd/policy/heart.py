@@ -24,6 +24,7 @@ from lmkd.policy.escalate import (
     take_exit,
     take_failure,
     take_scan,
+    take_watchdog_kill,
 )
 from lmkd.policy.listen import take_ack, take_measures
 from lmkd.policy.pace import read_interval_us
@@ -250,6 +251,7 @@ _STEPS: dict[type, Callable[[Turn, Any], None]] = {
     events.AckReceived: take_ack,
     events.ProcessesScanned: take_scan,
     events.VictimExited: take_exit,
+    events.WatchdogKilled: take_watchdog_kill,
     events.SignalFailed: take_failure,
     events.SimulationAsked: start_simulation,
     events.SettingsChanged: _change_settings,

@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import resource
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -19,31 +18,18 @@ from dataclasses import dataclass, field, replace
 import trio
 
 import lmkd
-from lmkd.config import Config, ConfigError
+from lmkd.config import Config
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.kernel.rehearsed import RehearsedKernel
-from lmkd.model import SYSTEM_DOMAIN, Process
-from lmkd.policy import actions, events, heart
-from lmkd.policy.settings import DomainPolicy, Settings
-from lmkd.replay.recorder import Recorder, Segment
 from lmkd.replay.recording import encode_recording
-from lmkd.service.births import Births, open_births
-from lmkd.service.engine import Engine
-from lmkd.service.executor import Executor, Hand
+from lmkd.service.executor import Hand
 from lmkd.service.journal import Journal, open_journal
 from lmkd.service.listening import read_credentials, remove_socket
-from lmkd.service.monitor import Monitor
-from lmkd.service.projection import Projection
-from lmkd.service.questions import Questions
+from lmkd.service.parts import Parts, globs_of
 from lmkd.service.ready import notify_manager
-from lmkd.service.recordings import Recordings, open_recordings
 from lmkd.service.rehearsal import PATIENCE_S, Rehearsal, in_silence
-from lmkd.service.relay import Relay
-from lmkd.service.requests import Requests
-from lmkd.service.roll import Roll
-from lmkd.service.server import Credentials, Server
-from lmkd.service.simulations import Simulations
+from lmkd.service.server import Credentials
 
 log = logging.getLogger("lmkd")
 
@@ -128,7 +114,7 @@ class Daemon:
             leaving.callback(clerk.finish)
             leaving.callback(hand.finish)
             async with trio.open_nursery() as nursery:
-                parts = _Parts(self, nursery, journal, hand, clerk)
+                parts = Parts(self, nursery, journal, hand, clerk)
                 leaving.callback(parts.leave)
                 # Loads pyroute2, perhaps: before memory is locked, and before anybody is told that we are ready.
                 parts.births.start(nursery)
@@ -142,7 +128,8 @@ class Daemon:
                     nursery.start_soon(parts.relay.run)
                 if self.rehearses:
                     await self._rehearse(hand, clerk)
-                parts.monitor.follow(_globs(parts.engine.state.settings))
+                parts.monitor.follow(globs_of(parts.engine.state.settings))
+                parts.start_watching_ourselves(nursery)
                 self.prepare(self.kernel)
                 task_status.started()
                 place = self.socket_path or "the socket that was passed"
@@ -178,7 +165,7 @@ class Daemon:
                 credentials=read_credentials,
             )
             async with trio.open_nursery() as nursery:
-                parts = _Parts(understudy, nursery, Journal(None, 1), hand, clerk)
+                parts = Parts(understudy, nursery, Journal(None, 1), hand, clerk)
                 nursery.start_soon(parts.server.serve)
                 await rehearsal.play(parts.engine)
                 segment = parts.recorder.snapshot()
@@ -187,247 +174,3 @@ class Daemon:
                 nursery.cancel_scope.cancel()
             parts.server.say_bye("the rehearsal is over")
         return rehearsal
-
-
-class _Parts:
-    """The parts of a running daemon, and what connects them."""
-
-    def __init__(
-        self, daemon: Daemon, nursery: trio.Nursery, journal: Journal, hand: Hand, clerk: Hand
-    ) -> None:
-        self._daemon = daemon
-        self._nursery = nursery
-        self._journal = journal
-        self._clerk = clerk
-        kernel, config = daemon.kernel, daemon.config
-        own_pid = os.getpid()
-        settings = self._settings(config)
-        state = heart.start(settings, own_pid, journal.last_episode + 1, journal.last_kill + 1)
-        self.recorder = Recorder(state, config.recording_most_kib * 1024)
-        self.recordings: Recordings = open_recordings(daemon.state_dir, config.recordings)
-        self.engine = Engine(state, kernel.now_us, self.perform, self.recorder, self._save)
-        self.projection = Projection(kernel, daemon.state_dir, clerk.do)
-        self.roll = Roll(kernel, self.projection, settings, own_pid, kernel.now_us, config.project)
-        self.births: Births = open_births(kernel, self.roll, config)
-        self.executor = Executor(kernel, self.engine, nursery, own_pid, hand, self._look)
-        self.monitor = Monitor(kernel, self.engine, nursery, self._looked)
-        session = daemon.session
-        self.relay = None if session is None else Relay(session.system_socket, self.engine.feed)
-        self.questions = Questions(
-            engine=self.engine,
-            kernel=kernel,
-            journal=journal,
-            projection=self.projection,
-            roll=self.roll,
-            own_pid=own_pid,
-            config=config,
-            process_events=self.births.source,
-            clients=lambda: len(self.server),
-            relayed_from=lambda: None if self.relay is None else self.relay.source,
-            started_us=kernel.now_us(),
-        )
-        self.requests = Requests(
-            engine=self.engine,
-            kernel=kernel,
-            roll=self.roll,
-            questions=self.questions,
-            recordings=self.recordings,
-            own_uid=os.geteuid(),
-            simulations=Simulations(self.engine, self._later),
-            reload=self.reload,
-            save_recording=self._save_recording,
-            registered=daemon.registered,
-        )
-        self.server = Server(
-            daemon.listener,
-            self.requests.handle,
-            self.requests.forget,
-            kernel.now_us,
-            daemon.credentials,
-            wanted=self.monitor.want,
-        )
-        self.requests.server = self.server
-
-    def leave(self) -> None:
-        """Say bye to all, and put back what we changed, however it came that we leave."""
-        notify_manager("STOPPING=1")
-        self.births.close()
-        self.monitor.close()
-        self.server.say_bye("the daemon leaves")
-        self.projection.restore_all()
-        if any(domain.episode is not None for domain in self.engine.state.domains.values()):
-            self._save_recording()
-
-    def _settings(self, config: Config) -> Settings:
-        """Return the settings as they are for this daemon: what it was started with is not in any file."""
-        session, dry_run = self._daemon.session, self._daemon.dry_run
-        settings = replace(config.settings, dry_run=dry_run)
-        if session is None:
-            return settings
-        settings = replace(settings, own_uid=session.uid)
-        if session.domain is None:
-            return settings
-        own = DomainPolicy(session.domain, replace(settings, domains=()))
-        return replace(settings, domains=(*settings.domains, own))
-
-    def _look(self, pid: int) -> Process | None:
-        known = self.roll.look(pid)
-        return None if known is None else known.process
-
-    def _looked(self) -> None:
-        """The system was read: the roll is looked after in the same rhythm, and needs no timer of its own."""
-        self.births.look_if_due(self.engine.state.domains[SYSTEM_DOMAIN].level)
-
-    # --- what the heart wants done ---------------------------------------------------------------------
-
-    def perform(self, action: actions.Action) -> None:
-        """Carry out one action, and say it on the log where a person would want to know."""
-        match action:
-            case actions.Notify():
-                self.server.notify(action)
-            case actions.Broadcast():
-                self.server.broadcast(action)
-                log.info("%s: %s: %s", action.domain, action.level.word, action.reason)
-            case actions.MeasureApps():
-                self._measure(action)
-            case actions.ScanProcesses():
-                details = self.engine.state.settings.rules.details
-                found = self._daemon.kernel.scan(action.domain, action.min_size_kib, details)
-                seen = self.roll.corrected(found)
-                self.engine.feed(events.ProcessesScanned(action.domain, seen))
-            case actions.SendSignal():
-                # First the deed: whoever reads our log may be stalled as well.
-                self.executor.signal(action)
-                victim = action.victim
-                log.warning(
-                    "%s: %s to %s (pid %d, %s, %d KiB)",
-                    action.domain,
-                    action.signal.value,
-                    victim.name,
-                    victim.pid,
-                    victim.app_class.word,
-                    victim.size_kib,
-                )
-            case actions.WarnKill():
-                self.server.warn(action)
-            case actions.ReleaseVictim():
-                self.executor.release(action.kill)
-            case actions.ReportKilled():
-                self.server.report(action)
-                log.warning("%s: %s ended: %s", action.domain, action.victim.name, action.reason)
-            case actions.RaiseAlarm():
-                log.critical("%s: %s", action.domain, action.reason)
-            case actions.Record():
-                self._keep(action)
-
-    def _measure(self, action: actions.MeasureApps) -> None:
-        sizes = []
-        for number in action.apps:
-            app = self.engine.state.apps.get(number)
-            size = self._daemon.kernel.size_kib(app.pid, app.start_ticks) if app else None
-            if size is not None:
-                sizes.append((number, size))
-        self.engine.feed(events.AppsMeasured(action.domain, tuple(sizes)))
-
-    def _keep(self, record: actions.Record) -> None:
-        if record.kind == "would_kill":
-            log.warning(
-                "%s: dry run: would end %s (pid %s, %s): %s",
-                record.domain,
-                record.detail["name"],
-                record.detail["pid"],
-                record.detail["class"],
-                record.detail["reason"],
-            )
-        over = self._journal.add(record)
-        if over is not None:
-            self._clerk.do(lambda: self._journal.write(over))
-        if record.kind == "opened":
-            known = tuple(known.process for known in self.roll.known.values())
-            self.recorder.note_processes(record.at_us, known)
-
-    def _save(self, segment: Segment) -> None:
-        self._clerk.do(lambda: self.recordings.write(segment))
-
-    def _save_recording(self) -> str | None:
-        """Save what is in memory now; return where, None where there is nothing yet or nowhere to keep it."""
-        segment = self.recorder.snapshot()
-        return None if segment is None else self.recordings.write(segment)
-
-    # --- what comes from outside -----------------------------------------------------------------------
-
-    async def obey_signals(
-        self,
-        scope: trio.CancelScope,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """SIGHUP reloads; SIGTERM and SIGINT leave."""
-        with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    scope.cancel()
-                    return
-                self.reload()
-
-    def reload(self) -> str | None:
-        """Read the configuration again; return what is wrong with it, and keep the old policy then."""
-        try:
-            config = self._daemon.load()
-        except ConfigError as error:
-            self.questions.reload_problem = str(error)
-            log.error("configuration kept as it was; the new one has mistakes:\n%s", error)
-            return str(error)
-        self.questions.reload_problem = None
-        self.questions.config = config
-        for line in self._fixed_differences(config):
-            log.warning("%s", line)
-        settings = self._settings(config)
-        self.engine.feed(events.SettingsChanged(settings))
-        self.roll.follow(settings, config.project)
-        self.requests.follow_rules()
-        self.births.scan_every_us = config.scan_every_us
-        self.monitor.follow(_globs(settings))
-        for warning in config.warnings:
-            log.warning("%s", warning)
-        log.info("configuration read again: %s", ", ".join(config.files))
-        return None
-
-    def _fixed_differences(self, config: Config) -> list[str]:
-        """Say which settings differ from what runs and cannot change while it does.
-
-        What the command line or a service manager gave instead of them has no say in that, before or after.
-        """
-        running = self._daemon.config
-        fixed: list[tuple[str, object, object]] = [
-            ("service.history_episodes", running.history_episodes, config.history_episodes),
-            ("process_events.source", running.process_events, config.process_events),
-            ("recording.episodes", running.recordings, config.recordings),
-            ("recording.most", running.recording_most_kib, config.recording_most_kib),
-        ]
-        if self._daemon.socket_path == running.socket:
-            fixed.append(("service.socket", running.socket, config.socket))
-        if self._daemon.state_dir == running.state_dir:
-            fixed.append(("service.state_dir", running.state_dir, config.state_dir))
-        return [
-            f"{key} is {new} in the configuration now: that takes a restart; until then it stays {old}"
-            for key, old, new in fixed
-            if old != new
-        ]
-
-    def _later(self, seconds: float, do: Callable[[], None]) -> Callable[[], None]:
-        scope = trio.CancelScope()
-
-        async def wait() -> None:
-            with scope:
-                await trio.sleep(seconds)
-                do()
-
-        self._nursery.start_soon(wait)
-        return scope.cancel
-
-
-def _globs(settings: Settings) -> tuple[str, ...]:
-    """Return what names the cgroups that are watched."""
-    return tuple(entry.pattern for entry in settings.domains)

@@ -259,6 +259,16 @@ class Roll:
         """Return processes as they were read, but judged by what others gave them; the roll learns from it."""
         return tuple(self.see(process).process for process in processes)
 
+    def as_others_have(self, processes: Iterable[Process]) -> list[Process]:
+        """Return processes judged by what others gave them, and learn nothing: any thread may ask."""
+        judged = []
+        for process in processes:
+            written = self._projection.find((process.pid, process.start_ticks))
+            if written is not None and written.is_ours(process.oom_score_adj):
+                process = replace(process, oom_score_adj=written.before)
+            judged.append(process)
+        return judged
+
     # --- registered programs -----------------------------------------------------------------------------
 
     def register(self, app: App) -> None:

@@ -25,9 +25,10 @@ from lmkd.config import Config, load_config
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.simulated import SimulatedKernel
 from lmkd.model import Level
-from lmkd.service.daemon import Daemon, _Parts
+from lmkd.service.daemon import Daemon
 from lmkd.service.executor import Hand
 from lmkd.service.listening import bind_socket
+from lmkd.service.parts import Parts
 
 MIB = 1024
 PINNED = Path(__file__).parents[1] / "policy" / "pinned.toml"
@@ -164,12 +165,10 @@ class House:
         self.left = trio.Event()
 
     @cached_property
-    def parts(self) -> _Parts:
+    def parts(self) -> Parts:
         """What the daemon is made of: for what no client can see, such as what is left behind in it."""
         return next(
-            one
-            for one in gc.get_objects()
-            if isinstance(one, _Parts) and one._daemon is self.daemon
+            one for one in gc.get_objects() if isinstance(one, Parts) and one._daemon is self.daemon
         )
 
     @property

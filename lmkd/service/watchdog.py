@@ -1,0 +1,180 @@
+"""The watchdog: a thread that does the one thing that matters, should the loop not answer.
+
+The loop may hang: in a read of /proc that waits for a lock, in a write to whoever reads our log, in a fault of ours. In
+an emergency nobody has time for that. So a thread of its own waits for the same stalls, with files of its own, and when
+the loop has not read the system for HUNG_US it reads, ranks what it finds by the state that the heart was in, and ends
+whoever ranks first: SIGKILL at once, one at a time, for as long as the loop is silent and the emergency lasts.
+
+It writes no log, for that may be what the loop hangs in. What it did it hands to the loop when that answers again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from lmkd.kernel.interface import Alarm, Kernel
+from lmkd.model import SYSTEM_DOMAIN, Level, Process, Signal, Unit, Victim
+from lmkd.policy.classify import never_kill_reason
+from lmkd.policy.detect import Judgement, judge
+from lmkd.policy.escalate import find_first, least_scanned_kib
+from lmkd.policy.events import WatchdogKilled
+from lmkd.policy.state import NEVER_US, State
+from lmkd.policy.window import Window, push
+from lmkd.service.descendants import find_descendants, hold_all
+
+HUNG_US = 2_000_000
+"""As in Android's lmkd. In an emergency the loop reads every 10 ms."""
+LOOK_S = 0.25
+AWAKE_US = 5_000_000
+"""Kept looking for so long after a stall."""
+EXIT_LOOKS = 40
+EXIT_LOOK_S = 0.05
+
+
+class Watchdog:
+    """Watches one loop. `state` is the heart's as it is now; `corrected` takes out of processes what we wrote there."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        alarm: Alarm,
+        own_pid: int,
+        state: Callable[[], State],
+        corrected: Callable[[Iterable[Process]], Sequence[Process]],
+    ) -> None:
+        self._kernel = kernel
+        self._alarm = alarm
+        self._own_pid = own_pid
+        self._state = state
+        self._corrected = corrected
+        self._window: Window = ()
+        self._relieved_us = NEVER_US
+        self._beat_us = kernel.now_us()
+        self._woken_us = NEVER_US
+        self._pressed = False
+        self._closing = False
+        self._killed: deque[WatchdogKilled] = deque()
+        self.fault: str | None = None
+        """Why it gave up a look, the first time that happened."""
+        self._thread = threading.Thread(target=self._run, name="lmkd-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def beat(self, level: Level) -> list[WatchdogKilled]:
+        """Say that the loop has read the system; return what was done since it did so last. From the loop."""
+        self._beat_us = self._kernel.now_us()
+        pressed = level > Level.NORMAL
+        if pressed and not self._pressed:
+            self._pressed = True
+            self._alarm.call()
+        self._pressed = pressed
+        killed = []
+        while self._killed:
+            killed.append(self._killed.popleft())
+        return killed
+
+    def close(self) -> None:
+        """End the thread. From the loop."""
+        self._closing = True
+        self._alarm.call()
+        self._thread.join()
+        self._alarm.close()
+
+    # --- in the thread -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closing:
+            now_us = self._kernel.now_us()
+            calm = not self._pressed and now_us - self._woken_us > AWAKE_US
+            self._alarm.wait(None if calm else LOOK_S)
+            if calm:
+                self._woken_us = self._kernel.now_us()
+                self._window = ()
+            if not self._closing:
+                self.look()
+
+    def look(self) -> None:
+        """Look once, and do what has to be done. A fault of ours costs this look."""
+        try:
+            judgement = self._judge()
+            if judgement is not None and judgement.emergency and self.silent_us() >= HUNG_US:
+                self._end_first(judgement)
+        except Exception as error:
+            self.fault = self.fault or f"{type(error).__name__}: {error}"
+
+    def silent_us(self) -> int:
+        """Return for how long the loop has owed us a reading."""
+        return self._kernel.now_us() - max(self._beat_us, self._woken_us)
+
+    def _judge(self) -> Judgement | None:
+        reading = self._alarm.read()
+        if reading is None:
+            return None
+        self._window = push(self._window, reading)
+        settings = self._state().settings
+        return judge(self._window, settings, {}, self._relieved_us)
+
+    def _end_first(self, judgement: Judgement) -> None:
+        state, now_us = self._state(), self._kernel.now_us()
+        domain = state.domains.get(SYSTEM_DOMAIN)
+        if domain is None or state.settings.dry_run:
+            return
+        domain = replace(domain, window=self._window, judgement=judgement)
+        victim = None if domain.in_flight is None else domain.in_flight.victim
+        if victim is None or not self._is_there(victim):
+            details = state.settings.rules.details
+            least_kib = least_scanned_kib(state, domain)
+            found = self._corrected(self._kernel.scan(SYSTEM_DOMAIN, least_kib, details))
+            victim = find_first(replace(state, domains={}), domain, found, now_us)
+        if victim is None or not self._end(victim, state):
+            return
+        self._relieved_us = self._kernel.now_us()
+        reason = (
+            f"{judgement.reason}, and the loop had not answered for {self.silent_us() // 1000} ms"
+        )
+        self._killed.append(WatchdogKilled(SYSTEM_DOMAIN, victim, reason))
+
+    def _is_there(self, victim: Victim) -> bool:
+        process = self._kernel.process(victim.pid)
+        return process is not None and process.start_ticks == victim.start_ticks
+
+    def _end(self, victim: Victim, state: State) -> bool:
+        """Kill a victim with all that dies with it, and wait a while for the end; False when nobody was reached."""
+        members = [one for one in self._members(victim) if self._may_end(one, state)]
+        if victim.unit is Unit.CGROUP and len(members) != len(self._members(victim)):
+            return False  # as a whole or not at all
+        handles = hold_all(self._kernel, members)
+        reached = [handle.send(Signal.KILL) for handle in handles]
+        for handle in handles:
+            handle.release_memory()
+            handle.close()
+        for _ in range(EXIT_LOOKS):
+            if not self._is_there(victim):
+                break
+            time.sleep(EXIT_LOOK_S)
+        return any(reached)
+
+    def _members(self, victim: Victim) -> list[Process]:
+        look = self._kernel.process
+        identities = victim.members or ((victim.pid, victim.start_ticks),)
+        found = [(look(pid), ticks) for pid, ticks in identities]
+        members = [one for one, ticks in found if one is not None and one.start_ticks == ticks]
+        if victim.unit is Unit.CGROUP:
+            inside = [look(pid) for pid in self._kernel.cgroup_pids(victim.cgroup)]
+            return [one for one in inside if one is not None]
+        if victim.unit is Unit.TREE and members:
+            members += find_descendants(self._kernel, look, [victim.pid], victim.cgroup)
+        return members
+
+    def _may_end(self, process: Process, state: State) -> bool:
+        identity = (process.pid, process.start_ticks)
+        registered = any((app.pid, app.start_ticks) == identity for app in state.apps.values())
+        (judged,) = self._corrected((process,))
+        return (
+            never_kill_reason(judged, state.settings, self._own_pid, registered=registered) is None
+        )
