@@ -153,11 +153,13 @@ class Watchdog:
         for handle in handles:
             handle.release_memory()
             handle.close()
+        if not any(reached):
+            return False
         for _ in range(EXIT_LOOKS):
             if not self._is_there(victim):
                 break
             time.sleep(EXIT_LOOK_S)
-        return any(reached)
+        return True
 
     def _members(self, victim: Victim) -> list[Process]:
         look = self._kernel.process
