@@ -12,6 +12,7 @@ import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,8 +175,20 @@ def _size_kib(text: str) -> int:
     return int(match[1]) << (10 if match[2] == "MiB" else 20)
 
 
+class _Stderr(logging.Handler):
+    """Writes to stderr without a lock: a thread that hangs in it must not hold up our leaving (logging.shutdown)."""
+
+    def createLock(self) -> None:  # noqa: N802 - the name is logging's
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record) + "\n"
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
+
+
 def _set_up_logging(*, quiet: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(logging.Formatter("lmkd: %(message)s"))
     log = logging.getLogger("lmkd")
     log.handlers = [handler]

@@ -29,6 +29,7 @@ from lmkd.service.listening import read_credentials, remove_socket
 from lmkd.service.parts import Parts, globs_of
 from lmkd.service.ready import notify_manager
 from lmkd.service.rehearsal import PATIENCE_S, Rehearsal, in_silence
+from lmkd.service.scribe import logged_by
 from lmkd.service.server import Credentials
 
 log = logging.getLogger("lmkd")
@@ -108,6 +109,8 @@ class Daemon:
             Journal(None, keep) if self.state_dir is None else open_journal(self.state_dir, keep)
         )
         with ExitStack() as leaving:
+            leaving.enter_context(logged_by(self.make_hand("lmkd-log")))
+            leaving.callback(log.info, "left")
             leaving.callback(journal.close)
             # Two: to take a victim's memory back must not wait for the disk.
             hand, clerk = self.make_hand("lmkd-hand"), self.make_hand("lmkd-clerk")
@@ -135,7 +138,6 @@ class Daemon:
                 place = self.socket_path or "the socket that was passed"
                 log.info("lmkd %s ready, listening at %s", lmkd.__version__, place)
                 notify_manager("READY=1")
-        log.info("left")
 
     async def _rehearse(self, hand: Hand, clerk: Hand) -> None:
         """Play an episode with parts like ours, on a kernel in which nothing happens; whatever fails, we go on."""

@@ -47,10 +47,10 @@ class Hand:
         """Have this done after all that was asked before. What it raises is logged, and ends nothing."""
         self._work.put(work)
 
-    def finish(self) -> None:
-        """Wait until all is done, and end the thread."""
+    def finish(self, within_s: float | None = None) -> None:
+        """Wait until all is done, and end the thread; no longer than so many seconds, if that is given."""
         self._work.put(None)
-        self._thread.join()
+        self._thread.join(within_s)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:

@@ -49,7 +49,7 @@ class PromptHand(Hand):
     def do(self, work: Callable[[], object]) -> None:
         work()
 
-    def finish(self) -> None:
+    def finish(self, within_s: float | None = None) -> None:
         self.finished = True
 
 
