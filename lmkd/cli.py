@@ -70,14 +70,25 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
         metavar="SIZE",
         help="on an invented memory of this size (say 128MiB), filled by registered programs; only they can die",
     )
+    parser.add_argument(
+        "--print-unit",
+        action="store_true",
+        help="print a systemd unit that starts this very lmkd, and exit",
+    )
     parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
     parser.add_argument("--version", action="version", version=f"lmkd {lmkd.__version__}")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.print_unit and arguments.session:
+        parser.error("--print-unit is for the system's daemon: a session has no say in memory.min")
+    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     arguments = parse_arguments(argv)
+    if arguments.print_unit:
+        print(service_unit(sys.executable), end="")
+        return LEFT
     _set_up_logging(quiet=arguments.quiet)
     places = None
     if arguments.session:
@@ -166,6 +177,13 @@ def _serve(
     )
     trio.run(daemon.run)
     return LEFT
+
+
+def service_unit(python: str) -> str:
+    """Return the unit file for a systemd that starts this lmkd with this interpreter (systemd.service(5))."""
+    template = (Path(__file__).parent / "lmkd.service.in").read_text()
+    quoted = python.replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return template.replace("@START@", f'"{quoted}" -m lmkd')
 
 
 def _size_kib(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import lmkd_proto as wire
 import pytest
 
 import lmkd
-from lmkd.cli import main
+from lmkd.cli import main, service_unit
 
 PATIENCE_S = 20
 BAD = """\
@@ -48,6 +49,18 @@ CASES = (
         ),
     ),
     Case("version", ("--version",), 0, out=(f"lmkd {lmkd.__version__}\n",)),
+    Case(
+        "a unit for the service manager",
+        ("--print-unit",),
+        0,
+        out=(f'ExecStart="{sys.executable}" -m lmkd\n', "MemoryMin=", "WatchdogSec="),
+    ),
+    Case(
+        "a session has no unit of the system's",
+        ("--print-unit", "--session"),
+        2,
+        err=("--print-unit is for the system's daemon",),
+    ),
     Case("an unknown argument", ("--sokcet", "x"), 2, err=("unrecognized arguments: --sokcet",)),
     Case("no argument is guessed from its beginning", ("--sim", "1GiB"), 2, err=("--sim",)),
     Case("a word too many", ("start",), 2, err=("unrecognized arguments: start",)),
@@ -126,6 +139,22 @@ def test_the_command(
         assert "Traceback" not in printed.err
         assert printed.out == ""
     assert Path("good.toml").read_text().startswith("[[domain]]")
+
+
+def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze: install systemd to have the unit verified")
+    unit = tmp_path / "lmkd.service"
+    unit.write_text(service_unit(sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+    # It speaks of other units of this machine as well.
+    assert not [line for line in done.stderr.splitlines() if "lmkd" in line], done.stderr
+
+
+def test_an_interpreter_with_odd_signs_in_its_path_is_quoted() -> None:
+    assert r'ExecStart="/a \"b\" 100%%/python" -m lmkd' in service_unit('/a "b" 100%/python')
 
 
 def test_the_socket_of_the_environment_is_used_where_none_is_given(
