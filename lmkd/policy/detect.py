@@ -54,6 +54,8 @@ class Judgement:
     emergency: bool
     need_kib: int
     """What would have to be freed to be calm again."""
+    file_bound: bool = False
+    """Whether it is file pages that are short: as much is available as in calm, for the cache counts as available."""
 
     @property
     def may_kill(self) -> bool:
@@ -314,6 +316,7 @@ def judge(
         exhausted,
         emergency,
         need_kib(window, settings),
+        last.available_kib >= settings.floor[Level.LOW].leave.of(last.total_kib),
     )
 
 

@@ -169,8 +169,9 @@ def choose_victim(
         if candidate.victim.app_class is not lowest:
             break
         if (candidate.victim.pid, candidate.victim.start_ticks) in ending:
+            # Another domain is at it. What it gives back is given to us, too: a second life would be taken for nothing.
             waits_us.append(turn.now_us + turn.settings.of(domain.domain).read_pressed_us)
-            continue
+            break
         until_us = _wait_until_us(turn, domain, judgement, candidate)
         if judgement.emergency or until_us <= turn.now_us:
             return Choice(candidate, turn.now_us)

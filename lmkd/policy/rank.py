@@ -30,6 +30,9 @@ from lmkd.policy.state import DomainState
 from lmkd.policy.swarms import find_kin, part_to_end
 from lmkd.policy.turn import Turn
 
+FILE_BOUND_MOST = AppClass.BACKGROUND
+"""The highest class of which something is ended where file pages are read again and again, and nothing else is short.
+What it holds would make the cache larger, perhaps not by enough; and nobody runs out of memory meanwhile."""
 SMALL_KEPT = 40
 """Of those too small to be worth a kill, the largest; a record holds twelve candidates, and nobody reads the rest."""
 
@@ -248,6 +251,11 @@ class _Ranking:
             return "it could not be killed before"
         if victim.size_kib < least_kib:
             return f"not worth killing: {victim.size_kib} KiB, the least is {least_kib} KiB"
+        judgement = self._domain.judgement
+        if app_class > FILE_BOUND_MOST and judgement is not None and judgement.file_bound:
+            return (
+                "memory is short for file pages alone, and nothing of its class is ended for that"
+            )
         if self._level < killed_at:
             return f"its class may be killed at {killed_at.word} only"
         return None
