@@ -206,6 +206,7 @@ def test_a_steady_thrash_of_file_pages_ends_the_cached_and_the_background_and_no
     editor, cache = process(11, 340, comm="editor"), process(12, 50, adj=900)
     assert signals(scene.scan(1000, editor, cache)) == [(12, "SIGTERM")]
     scene.exited(1100, 1)
+    thrashing(scene, 1500)
     thrashing(scene, 2500)
     out = scene.scan(2500, editor)
     assert signals(out) == []
