@@ -110,6 +110,7 @@ class _Past:
         self._victims: dict[int, Row] = {}
         self._ended: list[int] = []
         self._would_end: list[int] = []
+        self._by_watchdog: list[Row] = []
 
     def sum_up(self, summary: Row) -> list[Block]:
         """Return what came of it all."""
@@ -124,6 +125,7 @@ class _Past:
         if would:
             blocks.append(Line(f"nothing, in a dry run; else {list_words(would)}.", _lead("ended")))
         ended = [describe_victim(self._victims.get(kill, {})) for kill in self._ended]
+        ended += [f"{describe_victim(record)}, by the watchdog" for record in self._by_watchdog]
         if ended or not would:
             blocks.append(Line(f"{list_words(ended) or 'nothing'}.", _lead("ended")))
         return blocks
@@ -248,6 +250,11 @@ class _Past:
         victim = self._victims.get(-1 if kill is None else kill, {})
         return [Line(OUTCOMES[kind](record, text(victim, "name", "The victim")))]
 
+    def tell_watchdog(self, record: Row) -> list[Block]:
+        self._by_watchdog.append(record)
+        line = f"SIGKILL to {describe_victim(record)} by the watchdog: {text(record, 'reason')}."
+        return [Line(line, level="critical")]
+
     def tell_nothing_left(self, record: Row) -> list[Block]:
         blocks: list[Block] = [
             Line(f"Nothing left to do: {text(record, 'reason')}. The rest is left to the kernel.")
@@ -283,6 +290,7 @@ _TOLD_BY: dict[str, Callable[[_Past, Row], list[Block]]] = {
     "kill": _Past.tell_kill,
     "would_kill": _Past.tell_kill,
     **dict.fromkeys(OUTCOMES, _Past.tell_outcome),
+    "watchdog": _Past.tell_watchdog,
     "nothing_left": _Past.tell_nothing_left,
     "closed": _Past.tell_closed,
 }

@@ -68,7 +68,7 @@ class Episode:
         if record.kind == "level":
             words = ("normal", "low", "medium", "critical")
             self.peak = max(self.peak, str(record.detail["to"]), key=words.index)
-        elif record.kind == "exited":
+        elif record.kind in ("exited", "watchdog"):
             self.kills += 1
         elif record.kind == "ack":
             measured = record.detail["measured_kib"]

@@ -99,6 +99,13 @@ EMERGENCY = {
             "The victim could not be ended: permission denied. It is left alone now.",
         ),
         (
+            {
+                **{"kind": "watchdog", "pid": 7, "name": "leak", "class": "service"},
+                **{"size_kib": 2_048, "reason": "the loop had not answered for 2000 ms"},
+            },
+            "SIGKILL to leak (pid 7, service, 2.0 MiB) by the watchdog: the loop had not answered for 2000 ms.",
+        ),
+        (
             {"kind": "nothing_left", "reason": "low, and nothing worth killing is left"},
             "Nothing left to do: low, and nothing worth killing is left. The rest is left to the kernel.",
         ),
