@@ -375,6 +375,13 @@ def take_watchdog_kill(turn: Turn, event: WatchdogKilled) -> None:
         return
     victim = event.victim
     turn.act(ReportKilled(domain.domain, victim, event.reason, victim.size_kib))
+    # The loop may have slept through all of it: then this is the episode.
+    alone = domain.episode is None
+    if alone:
+        domain = replace(domain, episode=turn.state.next_episode)
+        turn.state = replace(turn.state, next_episode=turn.state.next_episode + 1)
+        total_kib = domain.window[-1].total_kib if domain.window else 0
+        turn.record(domain, "opened", {"total_kib": total_kib})
     turn.record(
         domain,
         "watchdog",
@@ -390,6 +397,9 @@ def take_watchdog_kill(turn: Turn, event: WatchdogKilled) -> None:
             "reason": event.reason,
         },
     )
+    if alone:
+        turn.record(domain, "closed", {})
+        domain = replace(domain, episode=None)
     turn.keep(replace(domain, relieved_us=turn.now_us, scan_after_us=turn.now_us))
 
 

@@ -163,6 +163,9 @@ class Parts:
         if self.watchdog is not None:
             for killed in self.watchdog.beat(level):
                 self.engine.feed(killed)
+            fault, self.watchdog.fault = self.watchdog.fault, None
+            if fault is not None:
+                log.error("the watchdog had to give up a look: %s", fault)
         self.births.look_if_due(level)
 
     # --- what the heart wants done ---------------------------------------------------------------------

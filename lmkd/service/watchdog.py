@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from lmkd.kernel.interface import Alarm, Kernel
+from lmkd.kernel.locked import raise_priority
 from lmkd.model import SYSTEM_DOMAIN, Level, Process, Signal, Unit, Victim
 from lmkd.policy.classify import never_kill_reason
 from lmkd.policy.detect import Judgement, judge
@@ -59,7 +60,7 @@ class Watchdog:
         self._closing = False
         self._killed: deque[WatchdogKilled] = deque()
         self.fault: str | None = None
-        """Why it gave up a look, the first time that happened."""
+        """Why it gave up its last look that it had to give up."""
         self._thread = threading.Thread(target=self._run, name="lmkd-watchdog", daemon=True)
 
     def start(self) -> None:
@@ -88,9 +89,11 @@ class Watchdog:
     # --- in the thread -----------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        raise_priority()  # of this thread: that of the loop is its own
         while not self._closing:
-            now_us = self._kernel.now_us()
-            calm = not self._pressed and now_us - self._woken_us > AWAKE_US
+            answered = self._beat_us > self._woken_us
+            rested = self._kernel.now_us() - self._woken_us > AWAKE_US
+            calm = not self._pressed and answered and rested
             self._alarm.wait(None if calm else LOOK_S)
             if calm:
                 self._woken_us = self._kernel.now_us()
@@ -105,7 +108,7 @@ class Watchdog:
             if judgement is not None and judgement.emergency and self.silent_us() >= HUNG_US:
                 self._end_first(judgement)
         except Exception as error:
-            self.fault = self.fault or f"{type(error).__name__}: {error}"
+            self.fault = f"{type(error).__name__}: {error}"
 
     def silent_us(self) -> int:
         """Return for how long the loop has owed us a reading."""
@@ -131,12 +134,12 @@ class Watchdog:
             least_kib = least_scanned_kib(state, domain)
             found = self._corrected(self._kernel.scan(SYSTEM_DOMAIN, least_kib, details))
             victim = find_first(replace(state, domains={}), domain, found, now_us)
-        if victim is None or not self._end(victim, state):
+        silent_us = self.silent_us()
+        # To look through all processes takes its time: the loop may have answered meanwhile.
+        if victim is None or silent_us < HUNG_US or not self._end(victim, state):
             return
         self._relieved_us = self._kernel.now_us()
-        reason = (
-            f"{judgement.reason}, and the loop had not answered for {self.silent_us() // 1000} ms"
-        )
+        reason = f"{judgement.reason}, and the loop had not answered for {silent_us // 1000} ms"
         self._killed.append(WatchdogKilled(SYSTEM_DOMAIN, victim, reason))
 
     def _is_there(self, victim: Victim) -> bool:

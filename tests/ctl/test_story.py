@@ -100,8 +100,12 @@ EMERGENCY = {
         ),
         (
             {
-                **{"kind": "watchdog", "pid": 7, "name": "leak", "class": "service"},
-                **{"size_kib": 2_048, "reason": "the loop had not answered for 2000 ms"},
+                "kind": "watchdog",
+                "pid": 7,
+                "name": "leak",
+                "class": "service",
+                "size_kib": 2_048,
+                "reason": "the loop had not answered for 2000 ms",
             },
             "SIGKILL to leak (pid 7, service, 2.0 MiB) by the watchdog: the loop had not answered for 2000 ms.",
         ),

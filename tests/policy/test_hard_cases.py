@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from lmkd.model import SYSTEM_DOMAIN, AppClass, Level, Process
+from lmkd.model import SYSTEM_DOMAIN, AppClass, Level, Process, Unit, Victim
 from lmkd.policy import events
-from lmkd.policy.actions import Action, RaiseAlarm, Record, ReleaseVictim, ScanProcesses, SendSignal
+from lmkd.policy.actions import (
+    Action,
+    RaiseAlarm,
+    Record,
+    ReleaseVictim,
+    ReportKilled,
+    ScanProcesses,
+    SendSignal,
+)
+from lmkd.policy.escalate import find_first
 
 from .scenes import (
     BOX,
     MIB,
+    MS,
     SETTINGS,
     Scene,
     app,
@@ -250,3 +260,33 @@ def test_a_domain_that_goes_in_an_emergency_lets_its_victim_go() -> None:
     out = scene.take(events.DomainClosed(BOX), 150)
     assert only(ReleaseVictim, out) == [ReleaseVictim(BOX, 1)]
     assert SETTINGS.min_victim_kib(1000 * MIB) == 20 * MIB
+
+
+# --- the watchdog -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("available_mib", "kinds"), [(500, ["opened", "watchdog", "closed"]), (40, ["watchdog"])]
+)
+def test_what_the_watchdog_did_is_told_and_kept_also_where_the_loop_slept_through_all_of_it(
+    available_mib: int, kinds: list[str]
+) -> None:
+    scene = Scene()
+    scene.read(0, available_mib)
+    victim = Victim(10, 1, "leak", AppClass.SERVICE, "", 300 * MIB, Unit.PROCESS, "/")
+    out = scene.take(events.WatchdogKilled(SYSTEM_DOMAIN, victim, "in time"), 100)
+    assert [record.kind for record in only(Record, out)] == kinds
+    assert only(ReportKilled, out) == [ReportKilled(SYSTEM_DOMAIN, victim, "in time", 300 * MIB)]
+    assert scene.domain().relieved_us == 100 * MS
+    assert (scene.domain().episode is None) is (available_mib == 500)
+    assert scene.take(events.WatchdogKilled("/gone", victim, "in time"), 200) == ()
+
+
+@pytest.mark.parametrize("killable", [True, False])
+def test_whom_the_watchdog_would_take_is_whom_the_ladder_would(killable: bool) -> None:
+    settings = with_settings() if killable else with_settings(killable=frozenset())
+    scene = Scene(settings=settings)
+    scene.read(0, 5)
+    first = find_first(scene.state, scene.domain(), (LEAK, process(11, 500)), 0)
+    assert (first is not None and first.pid == 10) is killable
+    assert find_first(scene.state, Scene().domain(), (LEAK,), 0) is None  # nothing was read yet

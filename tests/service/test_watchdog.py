@@ -142,6 +142,20 @@ def test_a_loop_that_answers_is_left_to_do_it_itself() -> None:
         assert child.poll() is None
 
 
+def test_a_loop_that_answers_while_processes_are_looked_through_is_left_to_do_it() -> None:
+    with children(1) as ((child, process),):
+        scene = Scene(process)
+        scan = scene.kernel.scan
+
+        def answer_then(*arguments: Any) -> list[Process]:
+            scene.dog.beat(Level.CRITICAL)
+            return scan(*arguments)
+
+        scene.kernel.scan = answer_then  # type: ignore[method-assign]
+        scene.hang(2 * HUNG_US)
+        assert child.poll() is None
+
+
 def test_without_an_emergency_a_silent_loop_is_nobodys_death() -> None:
     with children(1) as ((child, process),):
         scene = Scene(process)

@@ -276,6 +276,19 @@ def test_kills_follow_the_rules_and_stay_in_the_pressed_subtree(play: Play) -> N
     assert all(first <= at < second for at in classed.values())
 
 
+def test_when_the_loop_hangs_the_watchdog_ends_the_leak(play: Play) -> None:
+    """A leak that ignores SIGTERM, and a loop that reads nothing: it ends before the kernel has to act."""
+    outcome = play("hung")
+    leak = outcome.of("leak", "started")[0]["pid"]
+    assert outcome.ended("leak")["code"] == -9
+    [kill] = outcome.records("watchdog")
+    assert kill["pid"] == leak
+    assert "the loop had not answered for " in kill["reason"]
+    assert outcome.records("kill") == []
+    assert outcome.alive == ["keeper"]
+    assert outcome.oom_kills == 0
+
+
 def test_ten_thousand_groups_come_and_go_and_all_is_given_back(vm_noswap: Machine) -> None:
     argv = [sys.executable, "-m", "tests.vm.guest.groups", "noswap"]
     vm_noswap.run(argv, timeout_s=SCENARIO_TIMEOUT_S).check()

@@ -62,8 +62,8 @@ class Stage:
         self.oom_kills = self._oom_kills()
         self.majflt = 0
 
-    def start_daemon(self, config: str = "") -> None:
-        """Start lmkd and wait until it listens."""
+    def start_daemon(self, config: str = "", program: tuple[str, ...] = ("lmkd",)) -> None:
+        """Start lmkd, or what runs it otherwise, and wait until it listens."""
         path = self.directory / "lmkd.toml"
         path.write_text(config)
         log = self.directory / "daemon.log"
@@ -71,7 +71,7 @@ class Stage:
         before = log.read_bytes().count(b" ready")
         began = now_ms()
         self.daemon = subprocess.Popen(
-            [sys.executable, "-m", "lmkd", "--config", str(path), "--state-dir", "/tmp/state"],
+            [sys.executable, "-m", *program, "--config", str(path), "--state-dir", "/tmp/state"],
             stderr=log.open("ab"),
             env={**os.environ, "LMKD_SOCKET": SOCKET},
         )
