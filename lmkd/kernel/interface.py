@@ -90,7 +90,11 @@ class Alarm(Protocol):
     """What a thread beside the loop waits for, and what it reads then. It shares nothing with a Domain."""
 
     def wait(self, timeout_s: float | None, /) -> None:
-        """Block until tasks stall, somebody calls, or so much time has passed; None: only then."""
+        """Block until tasks stall, somebody calls or is overdue, or so much time has passed; None: only then."""
+        ...
+
+    def expect(self, within_us: int, /) -> None:
+        """Say that all is well; who does not say so again within so long is overdue. From any thread."""
         ...
 
     def call(self) -> None:

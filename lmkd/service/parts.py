@@ -161,7 +161,8 @@ class Parts:
         level = self.engine.state.domains[SYSTEM_DOMAIN].level
         self._read_us = self._daemon.kernel.now_us()
         if self.watchdog is not None:
-            for killed in self.watchdog.beat(level):
+            again_us = self.engine.wake_in_us(SYSTEM_DOMAIN)
+            for killed in self.watchdog.beat(level, again_us):
                 self.engine.feed(killed)
             fault, self.watchdog.fault = self.watchdog.fault, None
             if fault is not None:

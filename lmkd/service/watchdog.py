@@ -66,9 +66,10 @@ class Watchdog:
     def start(self) -> None:
         self._thread.start()
 
-    def beat(self, level: Level) -> list[WatchdogKilled]:
-        """Say that the loop has read the system; return what was done since it did so last. From the loop."""
+    def beat(self, level: Level, again_us: int) -> list[WatchdogKilled]:
+        """Say that the loop has read the system, and when it will again; return what was done since. From the loop."""
         self._beat_us = self._kernel.now_us()
+        self._alarm.expect(again_us + HUNG_US)
         pressed = level > Level.NORMAL
         if pressed and not self._pressed:
             self._pressed = True

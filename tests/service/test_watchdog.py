@@ -39,12 +39,16 @@ class FakeAlarm:
         self.available_kib = 5 * MIB
         self.closed = False
         self.called = 0
+        self.expected_us = 0
 
     def wait(self, timeout_s: float | None) -> None:
         time.sleep(0.005)
 
     def call(self) -> None:
         self.called += 1
+
+    def expect(self, within_us: int) -> None:
+        self.expected_us = within_us
 
     def read(self) -> Reading | None:
         return Reading(SYSTEM_DOMAIN, self.kernel.now_us(), TOTAL_KIB, self.available_kib)
@@ -125,12 +129,13 @@ def test_the_first_in_rank_is_ended_when_the_loop_has_been_silent_for_two_second
         scene.hang(250_000)
         assert large.wait(5) == -9
         assert small.poll() is None
-        (killed,) = scene.dog.beat(Level.CRITICAL)
+        (killed,) = scene.dog.beat(Level.CRITICAL, 10_000)
         assert killed.victim.pid == large.pid
         assert "5.0 MiB of 1000.0 MiB available, and the loop had not answered for 2000 ms" in (
             killed.reason
         )
-        assert scene.dog.beat(Level.CRITICAL) == []
+        assert scene.dog.beat(Level.CRITICAL, 10_000) == []
+        assert scene.alarm.expected_us == 10_000 + HUNG_US
 
 
 def test_a_loop_that_answers_is_left_to_do_it_itself() -> None:
@@ -138,7 +143,7 @@ def test_a_loop_that_answers_is_left_to_do_it_itself() -> None:
         scene = Scene(process)
         for _ in range(10):
             scene.hang(1_000_000)
-            scene.dog.beat(Level.CRITICAL)
+            scene.dog.beat(Level.CRITICAL, 10_000)
         assert child.poll() is None
 
 
@@ -148,7 +153,7 @@ def test_a_loop_that_answers_while_processes_are_looked_through_is_left_to_do_it
         scan = scene.kernel.scan
 
         def answer_then(*arguments: Any) -> list[Process]:
-            scene.dog.beat(Level.CRITICAL)
+            scene.dog.beat(Level.CRITICAL, 10_000)
             return scan(*arguments)
 
         scene.kernel.scan = answer_then  # type: ignore[method-assign]
@@ -197,7 +202,7 @@ def test_who_may_not_be_ended_by_the_policy_is_not_ended_by_the_watchdog(
         scene = Scene(process, **change)
         scene.hang(2 * HUNG_US)
         assert child.poll() is None
-        assert scene.dog.beat(Level.CRITICAL) == []
+        assert scene.dog.beat(Level.CRITICAL, 10_000) == []
 
 
 def test_whoever_became_untouchable_since_it_was_ranked_is_not_signalled() -> None:
@@ -244,7 +249,7 @@ def test_in_its_thread_it_looks_until_it_is_closed() -> None:
     with children(1) as ((child, process),):
         scene = Scene(process)
         scene.dog.start()
-        scene.dog.beat(Level.CRITICAL)
+        scene.dog.beat(Level.CRITICAL, 10_000)
         assert scene.alarm.called == 1
         for _ in range(1000):
             scene.kernel.at_us += HUNG_US // 10
@@ -265,6 +270,10 @@ def test_the_alarm_of_the_real_kernel_waits_until_it_is_called_and_reads() -> No
     alarm.wait(10)
     assert time.monotonic() - began < 5
     alarm.wait(0)  # the call was consumed
+    alarm.expect(60_000_000)
+    alarm.expect(20_000)
+    alarm.wait(10)
+    assert time.monotonic() - began < 5
     reading = alarm.read()
     assert reading is not None
     assert reading.total_kib > 0
