@@ -124,7 +124,7 @@ def probe(root: str = "/") -> Features:
 def _read(root: str, name: str) -> bytes | None:
     try:
         return files.read_file(os.path.join(root, name))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: /proc/self/mounts gave a name that no file can have
         return None
 
 
