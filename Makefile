@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := lmkd proto clients/python examples tests
 DISTRIBUTIONS := -e ./proto -e ./clients/python
 
-.PHONY: help demo test lint types check-tests bench install clean
+.PHONY: help demo test lint types check-tests bench fuzz install clean
 
 help:
 	@echo "make demo    the main job, in half a minute"
 	@echo "make test    style, types and all tests that this machine can run"
 	@echo "make bench   speed and memory, as ratios"
+	@echo "make fuzz    a million inputs for whatever takes bytes from outside, in some minutes"
 	@echo "make install the commands lmkd and lmkctl, in $(VENV)/bin"
 	@echo "make clean   remove what make made"
 
@@ -41,6 +42,9 @@ check-tests: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.bench $(BENCH)
+
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
