@@ -24,7 +24,7 @@ Check = Callable[[object], Any]
 
 
 def check_share(value: object) -> int:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(?:\.(\d{1,2}))?\s*%", value)):
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})(?:\.(\d{1,2}))?\s*%", value)):
         share = int(match[1]) * 100 + int((match[2] or "0").ljust(2, "0"))
         if share <= 100_000:
             return share
