@@ -18,7 +18,9 @@ from lmkd_proto import Event, Notice, ServerConnection, encode
 SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 SEND_BUFFER_BYTES = 4096
 """A stuck client then pins 11 frames in the kernel instead of 278 and 208 KiB (FACTS, Sending to many)."""
-RECEIVE_BYTES = 4096
+RECEIVE_BYTES = 1024
+"""At a time. In 4 KiB there are 160 short requests, which are 40 KiB once they are decoded; the rest waits with the
+kernel, in the sender's name."""
 KILLED_MOST = 16
 """Reports of kills that wait for a slow reader; older ones are in the history."""
 WAITING_MOST = 1024

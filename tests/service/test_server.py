@@ -19,7 +19,13 @@ from lmkd.model import AppClass, Level, Propagation, Unit, Victim
 from lmkd.policy.actions import Broadcast, Notify, ReportKilled, WarnKill
 from lmkd.service.client import KILLED_MOST, Client
 from lmkd.service.listening import bind_socket
-from lmkd.service.server import Server, pressure_frame, printable
+from lmkd.service.server import (
+    REQUESTS_A_TURN,
+    TURN_US,
+    Server,
+    pressure_frame,
+    printable,
+)
 
 from .house import Peer, read_bound_credentials, socket_of
 
@@ -507,3 +513,30 @@ def test_a_name_is_made_printable(name: str, shown: str) -> None:
 
 def _decode(frame: bytes) -> list[wire.Message | wire.UnknownMessage]:
     return [wire.decode(frame[4:])]
+
+
+async def test_a_flood_of_many_keeps_nobody_waiting_for_longer_than_a_turn(tmp_path: Path) -> None:
+    """Fifty clients ask for all they can get; between two turns others run, the readings among them."""
+    request_us, clock = 300, [0]
+    async with opened(tmp_path, lambda: clock[0]) as desk:
+        peers = [await desk.connect(100 + number) for number in range(50)]
+        answer = desk.handle
+
+        def handle(client: Client, event: wire.Event) -> None:
+            clock[0] += request_us
+            answer(client, event)
+
+        desk.server._handle = handle
+        asked = len(desk.asked)
+        flood = b"".join(wire.encode(wire.Status(number)) for number in range(10))
+        for peer in peers:
+            os.write(peer.sock.fileno(), flood)  # all at once: nobody is served meanwhile
+        waits = []
+        while len(desk.asked) < asked + 50 * 10:
+            before_us = clock[0]
+            await trio.lowlevel.checkpoint()
+            waits.append(clock[0] - before_us)
+        # A client's few requests are not cut in half.
+        assert max(waits) <= TURN_US + REQUESTS_A_TURN * request_us
+        served = [pid for pid, _ in desk.asked[asked : asked + 50 * REQUESTS_A_TURN]]
+        assert len(set(served)) == 50, "some had all of theirs before others had any"
