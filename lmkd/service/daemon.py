@@ -19,6 +19,7 @@ import trio
 
 import lmkd
 from lmkd.config import Config
+from lmkd.kernel.heap import return_large_blocks
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.kernel.rehearsed import RehearsedKernel
@@ -103,6 +104,7 @@ class Daemon:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until SIGTERM or SIGINT, then say bye to all."""
         raise_fd_limit()
+        return_large_blocks()
         inode = os.stat(self.socket_path).st_ino if self.socket_path is not None else 0
         keep = self.config.history_episodes
         journal = (
