@@ -6,7 +6,10 @@ import sys
 
 from tests.bench.rows import Row
 
-BENCHES = ("footprint", "policy_step", "rules", "broadcast", "trigger")
+BENCHES = (
+    *("footprint", "policy_step", "rules", "broadcast", "trigger"),
+    *("latency", "kills", "load", "hostile"),
+)
 
 
 def main() -> int:
