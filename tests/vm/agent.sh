@@ -1,5 +1,5 @@
 # PID 1 of the guest once it has its root: starts the agent, which runs commands for machine.py one at a
-# time, and then only reaps orphans, as any init does.
+# time, and then only reaps orphans, as any init does. With VM_SYSTEMD=1 systemd is PID 1, and this a service.
 #
 # On ttyS1 the host says `run N` and `clean N`; the agent answers `ready`, `exit N CODE` and `clean N`.
 # The command is /.vm/commands/N/command, a shell script; it runs in a session and a cgroup of its own,
@@ -30,6 +30,12 @@ run() {
 # root cgroup there are only PID 1, this agent and kernel threads.
 clean() {
     kill -9 -1 2>/dev/null
+    if [ "$VM_SYSTEMD" = 1 ]; then # its cgroups, and what it keeps in /run, are its own affair
+        until $busybox rmdir $cgroups/command 2>/dev/null || [ ! -d $cgroups/command ]; do :; done
+        $busybox find /tmp /dev/shm -mindepth 1 -maxdepth 1 ! -path "$keep" -exec $busybox rm -rf {} +
+        echo "clean $1" >&3
+        return
+    fi
     until [ -z "$($busybox find $cgroups -mindepth 1 -type d)" ]; do
         $busybox find $cgroups -mindepth 1 -depth -type d -exec $busybox rmdir {} + 2>/dev/null
     done
@@ -49,6 +55,9 @@ serve() {
 }
 
 echo -1000 >/proc/self/oom_score_adj
+if [ "$VM_SYSTEMD" = 1 ]; then
+    serve # in this process: `clean` spares no other
+fi
 serve &
 wait
 echo "the agent ended" # and so does PID 1: the kernel panics, qemu ends, and the host reports it

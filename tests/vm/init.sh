@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # PID 1 of the guest while it runs from the initramfs: loads the modules, lays a tmpfs over the host's
-# root, makes swap, and hands over to agent.sh. VM_SWAP_MIB comes from the kernel command line.
+# root, makes swap, and hands over to agent.sh. VM_SWAP_MIB comes from the kernel command line. With VM_LAYER=1 one
+# more tree of files lies over the host's root; with VM_SYSTEMD=1 PID 1 is systemd, and the agent a service of it.
 set -e
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -15,7 +16,14 @@ while read -r module; do insmod "/modules/$module"; done </modules/order
 mount -t 9p -o trans=virtio,version=9p2000.L,cache=loose,msize=262144,ro root /lower
 mount -t tmpfs -o mode=755 tmpfs /upper
 mkdir /upper/files /upper/work
-mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /root
+lower=/lower
+if [ "$VM_LAYER" = 1 ]; then
+    # A mount of its own: the kernel refuses one lower layer inside another (ELOOP).
+    mkdir /layer
+    mount -t 9p -o trans=virtio,version=9p2000.L,cache=loose,msize=262144,ro layer /layer
+    lower=/layer:/lower
+fi
+mount -t overlay -o lowerdir=$lower,upperdir=/upper/files,workdir=/upper/work overlay /root
 
 cd /root
 for filesystem in proc sys dev; do mount --move "/$filesystem" $filesystem; done
@@ -35,8 +43,10 @@ if [ ! -d ".$VM_REPO" ]; then
     mkdir -p ".$VM_REPO"
     mount --bind .vm/repo ".$VM_REPO"
 fi
-mount -t cgroup2 cgroup2 sys/fs/cgroup
-echo +memory >sys/fs/cgroup/cgroup.subtree_control
+if [ "$VM_SYSTEMD" != 1 ]; then # which wants to do this itself
+    mount -t cgroup2 cgroup2 sys/fs/cgroup
+    echo +memory >sys/fs/cgroup/cgroup.subtree_control
+fi
 
 mkdir -p .vm/commands out
 cp /bin/busybox /agent.sh .vm/
@@ -51,4 +61,21 @@ if [ "$VM_SWAP_MIB" != 0 ]; then
     swapon dev/zram0
 fi
 
+if [ "$VM_SYSTEMD" = 1 ]; then
+    mkdir -p run/systemd/system
+    rm -f .dockerenv run/.containerenv # the host may be a container, the guest is not
+    cat >run/systemd/system/vm-agent.service <<UNIT
+[Unit]
+DefaultDependencies=no
+SuccessAction=poweroff-immediate
+FailureAction=poweroff-immediate
+[Service]
+ExecStart=/.vm/busybox sh /.vm/agent.sh
+Environment=VM_SYSTEMD=1 VM_REPO=$VM_REPO
+OOMScoreAdjust=-1000
+OOMPolicy=continue
+LimitNOFILE=1024:65536
+UNIT
+    exec switch_root /root /lib/systemd/systemd --unit=vm-agent.service
+fi
 exec switch_root /root /.vm/busybox sh /.vm/agent.sh

@@ -8,6 +8,9 @@ A command starts in the repository, as root, in the cgroup /command, with oom_sc
 run out of time, whatever still runs is killed, and every cgroup and all files in /tmp, /run and /dev/shm are
 removed; sysctls and other files it changed stay. Files that the *host* changes after boot may be seen or not.
 
+`layer` is a tree of files that lies over this host's root in the guest. With `systemd` PID 1 is Debian's systemd,
+as on a real system; after a command its cgroups and /run are then left as they are, and all but it is killed.
+
 Invariants: qemu ends when the machine is closed and when the thread that booted it dies. Commands never
 overlap. After MachineEndedError, or anything else raised out of `run`, the machine stays ended.
 """
@@ -100,11 +103,20 @@ class Machine:
     """
 
     def __init__(
-        self, directory: Path, *, swap_mib: int = 200, memory_mib: int = 512, cpus: int = 2
+        self,
+        directory: Path,
+        *,
+        swap_mib: int = 200,
+        memory_mib: int = 512,
+        cpus: int = 2,
+        layer: Path | None = None,
+        systemd: bool = False,
     ) -> None:
         self.swap_mib = swap_mib
         self.memory_mib = memory_mib
         self.cpus = cpus
+        self.layer = layer
+        self.systemd = systemd
         self.boot_ms = 0
         self.out_dir = directory / "out"
         self._commands_dir = directory / "commands"
@@ -205,6 +217,7 @@ class Machine:
             "norandmaps",
             f"VM_SWAP_MIB={self.swap_mib}",
             f"VM_REPO={_REPO}",
+            f"VM_LAYER={int(self.layer is not None)} VM_SYSTEMD={int(self.systemd)}",
         )
         if os.environ.get("LMKD_VM_KVM") == "1":
             acceleration = ["-accel", "kvm", "-cpu", "host"]
@@ -221,6 +234,7 @@ class Machine:
             *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
             *("-append", " ".join(kernel_parameters)),
             *_share("root", Path("/"), readonly=True),
+            *(_share("layer", self.layer, readonly=True) if self.layer else ()),
             *_share("commands", self._commands_dir),
             *_share("out", self.out_dir),
             *("-serial", f"file:{self._console_file}", "-serial", "stdio"),
