@@ -1,0 +1,80 @@
+"""The guards, as a user would run them: by unit, with what their configuration adds to the package's.
+
+Nothing here starts anything. A guard's unit is its package's own; the drop-ins that every unit gets (its output to a
+file, no dependence on a full boot) are guest/service.py's. Files are paths in the guest and what is put there.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One contestant: its unit, and how it says that it watches."""
+
+    name: str
+    package: str
+    unit: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    says: str = ""  # in its log, once it watches
+    asks: tuple[str, ...] = ()  # a command that succeeds, and says `says`, once it watches
+    needs_bus: bool = False
+    warns: str = ""  # how its notices reach programs: "lmkd" or "dbus"
+
+
+_OOMD_ASKS = ("oomctl",)
+GUARDS = (
+    Guard("none", ""),
+    Guard("earlyoom", "earlyoom", "earlyoom.service", says="sending SIGTERM when"),
+    Guard(
+        "earlyoom-best",
+        "earlyoom",
+        "earlyoom.service",
+        # earlyoom(1): -s 100 acts on available memory alone, --avoid what a session cannot lose and --prefer tabs;
+        # and the three lines it gives for -p, which does nothing under a unit.
+        files={
+            "/etc/default/earlyoom": 'EARLYOOM_ARGS="-r 3600 -m 10,5 -s 100'
+            " --avoid '^(systemd|dbus-daemon|gnome-shell|sshd)$' --prefer '^Web Content$'\"\n",
+            "/run/systemd/system/earlyoom.service.d/best.conf": "[Service]\nOOMScoreAdjust=-100\nNice=-20\n",
+        },
+        says="sending SIGTERM when",
+    ),
+    Guard("nohang", "nohang", "nohang.service", says="onitoring has started"),
+    Guard(
+        "systemd-oomd",
+        "systemd-oomd",
+        "systemd-oomd.service",
+        says="/user.slice/user-1000.slice/user@1000.service",
+        asks=_OOMD_ASKS,
+        needs_bus=True,
+    ),
+    Guard(
+        "systemd-oomd-best",
+        "systemd-oomd",
+        "systemd-oomd.service",
+        # Debian ships swap on -.slice and pressure above 50% for 20 s on user@.service. systemd-oomd.service(8) and
+        # oomd.conf(5) leave to the administrator how much and how long: here as soon as they reasonably allow.
+        files={
+            "/run/systemd/oomd.conf.d/90-best.conf": "[OOM]\nSwapUsedLimit=80%\nDefaultMemoryPressureDurationSec=2s\n",
+            "/run/systemd/system/user@1000.service.d/90-best.conf": (
+                "[Service]\nManagedOOMMemoryPressure=kill\nManagedOOMMemoryPressureLimit=20%\n"
+            ),
+            "/run/systemd/system/system.slice.d/90-best.conf": (
+                "[Slice]\nManagedOOMMemoryPressure=kill\nManagedOOMMemoryPressureLimit=50%\n"
+            ),
+        },
+        says="/user.slice/user-1000.slice/user@1000.service",
+        asks=_OOMD_ASKS,
+        needs_bus=True,
+    ),
+    Guard("oomd", "oomd", "oomd.service"),
+    Guard(
+        "low-memory-monitor",
+        "low-memory-monitor",
+        "low-memory-monitor.service",
+        asks=("busctl", "--system", "status", "org.freedesktop.LowMemoryMonitor"),
+        needs_bus=True,
+        warns="dbus",
+    ),
+    Guard("lmkd", "", "lmkd.service", says=" ready", warns="lmkd"),
+)
+BY_NAME = {guard.name: guard for guard in GUARDS}
