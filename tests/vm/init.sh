@@ -64,6 +64,7 @@ fi
 if [ "$VM_SYSTEMD" = 1 ]; then
     mkdir -p run/systemd/system
     rm -f .dockerenv run/.containerenv # the host may be a container, the guest is not
+    rm -rf usr/lib/systemd/system-generators etc/systemd/system # what this host boots is no concern of the guest
     cat >run/systemd/system/vm-agent.service <<UNIT
 [Unit]
 DefaultDependencies=no

@@ -64,18 +64,24 @@ class Run:
         """Set the machine up, load it, look, and clear everything away."""
         set_swap(self.workload.swap_mib)
         Path("/proc/sys/vm/drop_caches").write_text("3")
-        began_ns = time.monotonic_ns()
-        self.service.start()
-        guard_ms = (time.monotonic_ns() - began_ns) // 1_000_000
+        self.service.start_session()
         session.prepare()
         self.board = Board(Path("/run/arena/board"))
         self._fill(True)
+        # Before the guard: their honest start, in half a second, would pass for a leak.
         self._start_programs()
+        began_ns = time.monotonic_ns()
+        self.service.start_guard()
+        guard_ms = (time.monotonic_ns() - began_ns) // 1_000_000
+        self.board.greet(began_ns)
+        listening = [p for p in self.players if p.program.app_class and self.service.guard.warns]
+        self._wait_started(listening, 2)
         time.sleep(SETTLE_S)
         self.gauge = Gauge()
         gc.collect()
         gc.freeze()
         gc.disable()
+        self.service.begin()
         oom_kills, before = self.gauge.oom_kills(), self.gauge.sample()
         self.began_ns = time.monotonic_ns()
         self.board.begin(self.began_ns)
@@ -94,10 +100,9 @@ class Run:
             **outcome,
             "oom_kills": oom_kills,
             "guard_start_ms": guard_ms,
+            **{f"guard_{name}": value for name, value in standing.items()},
             "guard_alive": standing["alive"] and not self.guard_ended_ns,
             "guard_ended_ms": self._ms(self.guard_ended_ns),
-            "guard_restarts": standing["restarts"],
-            **{f"guard_{name}": getattr(self.service.figures, name) for name in self.service.figures.__slots__},
             "looked_ms": self._ms(over_ns),
             "timeline": self.timeline,
             "guard_log": guard_log[-6000:],
@@ -125,8 +130,12 @@ class Run:
                 [f"seed={self.spec['seed']}"],
             )
             self.players.append(player)
+        self._wait_started(self.players, 1)
+
+    def _wait_started(self, players: list[Player], stage: int) -> None:
+        """Wait until these hold what they should (1), or are connected to the guard too (2)."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not all(self.board.slot(player.slot).started for player in self.players):
+        while not all(self.board.slot(player.slot).started >= stage for player in players):
             self._reap()
             ended = [player for player in self.players if player.ended_ns]
             if ended or time.monotonic() > deadline:

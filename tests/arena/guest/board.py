@@ -13,7 +13,7 @@ from pathlib import Path
 SLOTS = 128
 TRACKS = 4
 SWEEPS = 4096
-_HEADER = struct.Struct("=QQ")
+_HEADER = struct.Struct("=QQQ")
 _SLOT = struct.Struct("=10I3Q")
 _TRACKS_AT = _HEADER.size + SLOTS * _SLOT.size
 SIZE = _TRACKS_AT + TRACKS * SWEEPS * 4
@@ -60,6 +60,10 @@ class Board:
     def begin(self, at_ns: int) -> None:
         """Let the load begin."""
         struct.pack_into("=Q", self._memory, 0, at_ns)
+
+    def greet(self, at_ns: int) -> None:
+        """Let programs that listen to a guard connect to it."""
+        struct.pack_into("=Q", self._memory, 16, at_ns)
 
     def end(self, at_ns: int) -> None:
         """Let sweeps no longer be written down."""

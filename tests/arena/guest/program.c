@@ -36,7 +36,7 @@ struct slot {
 	uint64_t first_notice_ns, grow_began_ns, grow_last_ns;
 };
 struct board {
-	uint64_t go_ns, over_ns;
+	uint64_t go_ns, over_ns, greet_ns;
 	struct slot slots[SLOTS];
 	uint32_t sweeps_us[TRACKS][SWEEPS];
 };
@@ -390,13 +390,15 @@ static void spread(uint64_t children, uint64_t kib_s, uint64_t most_kib)
 		if (pid < 0)
 			die("fork");
 		if (pid == 0) {
-			wait_go(i % 10);
+			wait_go(i);
 			/* In steps of their own: 300 of them would wake 30,000 times a second otherwise. */
 			unsigned char *memory = map_memory(most_kib * 1024);
 			for (uint64_t kib = 0; kib < most_kib; kib += 4) {
 				memcpy(memory + kib * 1024, base + (kib * 1024 + i * PAGE) % MIB, PAGE);
-				grew(4);
-				sleep_us(4 * 1000000 / kib_s);
+				if (kib % 32 == 28) {
+					grew(32);
+					sleep_us(32 * 1000000 / kib_s);
+				}
 			}
 			finish();
 		}
@@ -478,15 +480,18 @@ int main(int count, char **arguments)
 	for (uint64_t i = number("hold", 0); i; i--)
 		hold_block();
 	sheddable_blocks = number("sheddable", 0);
-	if (text("socket")) {
-		speaks_lmkd = number("lmkd", 0);
-		greet(text("socket"), text("greeting"));
-		listen_for(50000);
-	}
 	const char *part = text("part");
 	if (part && !strcmp(part, "spread"))
 		spread(number("children", 1), number("kib_s", 1), number("most_kib", 1));
 	me->started = 1;
+	if (text("socket")) {
+		volatile uint64_t *greeting = &board->greet_ns;
+		while (!*greeting)
+			sleep_us(20000);
+		speaks_lmkd = number("lmkd", 0);
+		greet(text("socket"), text("greeting"));
+		me->started = 2;
+	}
 	if (!part)
 		finish();
 	if (!strcmp(part, "sweep"))

@@ -5,6 +5,7 @@ rest of a boot. The users that a package's scripts would have made are made here
 a unit like the others'.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -62,10 +63,11 @@ class Service:
         self.guard = guard
         self.pid = 0
         self.figures = Figures()
+        self._from = Figures()
         self._originals: dict[Path, bytes | None] = {}
 
-    def start(self) -> None:
-        """Start the session's cgroups and the guard, and wait until it watches."""
+    def start_session(self) -> None:
+        """Start the session's cgroups, and prepare the guard's unit."""
         _make_users()
         LOG.write_bytes(b"")
         self._put(UNITS / USER_UNIT, _USER)
@@ -78,18 +80,26 @@ class Service:
                 f"[Service]\nStandardOutput=append:{LOG}\nStandardError=append:{LOG}\n",
             )
         if self.guard.name == "lmkd":
+            shutil.rmtree("/var/lib/lmkd", ignore_errors=True)
             self._put(UNITS / self.guard.unit, _lmkd_unit())
         for path, content in self.guard.files.items():
             self._put(Path(path), content)
         systemctl("daemon-reload")
         subprocess.run(["systemctl", "reset-failed"], check=False)
         systemctl("start", USER_UNIT)
+
+    def start_guard(self) -> None:
+        """Start the guard, and wait until it watches."""
         if self.guard.needs_bus:
             systemctl("start", *BUS_UNITS)
         if self.guard.unit:
             systemctl("start", self.guard.unit)
             self._wait_watching()
-            self.look()
+
+    def begin(self) -> None:
+        """Count cost and faults from here on: an emulated start says nothing of a guard."""
+        self.look()
+        self._from = self.figures
 
     def look(self) -> bool:
         """Read what the guard has cost; False when it is no longer there."""
@@ -113,8 +123,12 @@ class Service:
         return True
 
     def stop(self) -> dict[str, Any]:
-        """Say how the guard stands, stop everything, and put files back as they were."""
+        """Say how the guard stands and what it cost, stop everything, and put files back as they were."""
         standing: dict[str, Any] = {"alive": self.look(), "restarts": 0}
+        standing["peak_rss_kib"] = self.figures.peak_rss_kib
+        standing["rss_kib"] = self.figures.rss_kib
+        for name in ("cpu_ms", "minor_faults", "major_faults"):
+            standing[name] = getattr(self.figures, name) - getattr(self._from, name)
         if self.guard.unit:
             standing["restarts"] = int(
                 systemctl("show", "-p", "NRestarts", "--value", self.guard.unit) or 0
@@ -166,7 +180,7 @@ def _lmkd_unit() -> str:
     repository = Path(__file__).parent.parent.parent.parent
     return (
         f"{_FREE}[Service]\nWorkingDirectory={repository}\nExecStart={sys.executable} -m lmkd\n"
-        "Environment=PYTHONDONTWRITEBYTECODE=1\nRuntimeDirectory=lmkd\nRestart=on-failure\n"
+        "Environment=PYTHONDONTWRITEBYTECODE=1\nRuntimeDirectory=lmkd\nStateDirectory=lmkd\nRestart=on-failure\n"
     )
 
 
