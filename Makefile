@@ -10,13 +10,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := lmkd proto clients/python examples tests
 DISTRIBUTIONS := -e ./proto -e ./clients/python
 
-.PHONY: help demo test lint types check-tests bench fuzz install clean
+.PHONY: help demo test lint types check-tests bench fuzz arena arena-report install clean
 
 help:
 	@echo "make demo    the main job, in half a minute"
 	@echo "make test    style, types and all tests that this machine can run"
 	@echo "make bench   speed and memory, as ratios"
 	@echo "make fuzz    a million inputs for whatever takes bytes from outside, in some minutes"
+	@echo "make arena   every guard under every workload, in a machine of its own: hours; GUARDS=\"none lmkd\" WORKLOADS=baseline"
+	@echo "             RUNS=1 cut it. It goes on where it stopped; remove docs/arena/runs.jsonl to begin anew"
+	@echo "make arena-report   docs/arena.md and its plots, from the raw numbers"
 	@echo "make install the commands lmkd and lmkctl, in $(VENV)/bin"
 	@echo "make clean   remove what make made"
 
@@ -46,6 +49,14 @@ bench: $(VENV)/installed-dev
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
+# GUARDS, WORKLOADS, RUNS and SEED are for it; ARENA_RAW is another file for the raw numbers.
+export GUARDS WORKLOADS RUNS SEED ARENA_RAW
+arena: $(VENV)/installed
+	@$(BIN)/python -m tests.arena
+
+arena-report: $(VENV)/installed-arena
+	@$(BIN)/python -m tests.arena.report
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -55,6 +66,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml proto/pyproject.toml client
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet $(DISTRIBUTIONS) -e ".[dev]"
+	@touch $@
+
+$(VENV)/installed-arena: $(VENV)/installed
+	$(BIN)/pip install --quiet $(DISTRIBUTIONS) -e ".[arena]"
 	@touch $@
 
 clean:

@@ -50,7 +50,9 @@ def parse_wanted(simulated: str) -> dict[str, str]:
 
 def build_layer() -> Layer:
     """Return the tree for what apt offers now, building it if it is not there."""
-    wanted = parse_wanted(_run(["apt-get", "--simulate", "--no-install-recommends", "install", *PACKAGES]))
+    wanted = parse_wanted(
+        _run(["apt-get", "--simulate", "--no-install-recommends", "install", *PACKAGES])
+    )
     versions = {**_installed(), **{name: wanted[name] for name in PACKAGES if name in wanted}}
     named = repr((_FORMAT, sorted(wanted.items())))
     directory = cache_dir() / f"arena-layer-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
@@ -85,7 +87,7 @@ def _build(wanted: dict[str, str], directory: Path) -> None:
 
 
 def _merge_usr(tree: Path) -> None:
-    """Move /lib and its like below /usr: over the host's symbolic link of that name they would hide all that is there."""
+    """Move /lib and its like below /usr: over the host's symbolic link they would hide all that is there."""
     for name in _MERGED:
         if (tree / name).is_dir() and not (tree / name).is_symlink():
             shutil.copytree(tree / name, tree / "usr" / name, symlinks=True, dirs_exist_ok=True)

@@ -157,15 +157,18 @@ class Run:
                 self.guard_ended_ns = now_ns
             if sample.full_us - previous.full_us >= STALL_US and not self.first_stall_ns:
                 self.first_stall_ns = now_ns
-            if sample.full_us - calm_from.full_us > CALM_FULL_US:
-                calm_since_ns, calm_from = now_ns, sample
-            elif now_ns - calm_since_ns > CALM_NS and not self.culprits_over_ns:
+            if sample.full_us - calm_from.full_us > CALM_FULL_US or (
+                now_ns - calm_since_ns > CALM_NS and not self.culprits_over_ns
+            ):
                 calm_since_ns, calm_from = now_ns, sample
             if not self.culprits_over_ns and self._culprits_over():
                 self.culprits_over_ns = now_ns
             self._draw(now_ns, sample)
             previous = sample
-            if self.culprits_over_ns and now_ns - max(calm_since_ns, self.culprits_over_ns) > CALM_NS:
+            if (
+                self.culprits_over_ns
+                and now_ns - max(calm_since_ns, self.culprits_over_ns) > CALM_NS
+            ):
                 if not self.calm_ns:
                     self.calm_ns = max(calm_since_ns, self.culprits_over_ns)
                 if now_ns - self.calm_ns > CALM_NS + AFTERMATH_NS:
@@ -176,7 +179,7 @@ class Run:
         """Whether every culprit has ended, or has all it wanted: nothing grows any more."""
         culprits = [player for player in self.players if player.program.role == "culprit"]
         return bool(culprits) and all(
-            player.ended_ns and not self._alive(player)
+            (player.ended_ns and not self._alive(player))
             or self.board.slot(player.slot).finished >= max(self._alive(player), 1)
             for player in culprits
         )
@@ -192,7 +195,13 @@ class Run:
         if not self.timeline or at_ms - self.timeline[-1][0] >= TIMELINE_MS:
             alive = sum(not player.ended_ns for player in self.players)
             self.timeline.append(
-                [at_ms, sample.available_kib // 1024, sample.swap_free_kib // 1024, sample.full_us, alive]
+                [
+                    at_ms,
+                    sample.available_kib // 1024,
+                    sample.swap_free_kib // 1024,
+                    sample.full_us,
+                    alive,
+                ]
             )
 
     def _reap(self) -> None:
@@ -237,9 +246,14 @@ class Run:
         first_notices = [slot.first_notice_ns for slot in slots.values() if slot.first_notice_ns]
         grown = [slots[p.slot] for p in self.players if p.program.role == "culprit"]
         return {
-            "before": {"available_kib": before.available_kib, "swap_free_kib": before.swap_free_kib},
+            "before": {
+                "available_kib": before.available_kib,
+                "swap_free_kib": before.swap_free_kib,
+            },
             "lost": lost,
-            "kernel_killed_others": len([pid for pid in kernels if pid not in {p.pid for p in self.players}]),
+            "kernel_killed_others": len(
+                [pid for pid in kernels if pid not in {p.pid for p in self.players}]
+            ),
             "useful_lost_kib": sum(one["held_kib"] for one in lost if one["role"] != "culprit"),
             "shed_kib": sum(slot.shed_kib for slot in slots.values()),
             "asked_kib": sum(slot.asked_kib for slot in slots.values()),

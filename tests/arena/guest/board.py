@@ -72,6 +72,4 @@ class Board:
     def sweeps_us(self, track: int, count: int) -> list[int]:
         """Return how long each sweep took; the last SWEEPS of them."""
         kept = min(count, SWEEPS)
-        return list(
-            struct.unpack_from(f"={kept}I", self._memory, _TRACKS_AT + track * SWEEPS * 4)
-        )
+        return list(struct.unpack_from(f"={kept}I", self._memory, _TRACKS_AT + track * SWEEPS * 4))

@@ -51,7 +51,7 @@ class Gauge:
 
     def killed_by_kernel(self) -> list[int]:
         """Whom the kernel's killer took since the last time, by pid."""
-        pids = []
+        pids: list[int] = []
         while True:
             try:
                 record = os.read(self._kmsg, 8192).decode(errors="replace")

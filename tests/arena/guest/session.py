@@ -58,7 +58,9 @@ def _give(group: Path) -> None:
         os.chown(path, UID, UID)
 
 
-def start(program: Program, slot: int, binary: str, board: Path, guard: Guard, options: list[str]) -> Player:
+def start(
+    program: Program, slot: int, binary: str, board: Path, guard: Guard, options: list[str]
+) -> Player:
     """Start one program in its cgroup; it says on the board when it holds what it should."""
     name = program.scope or f"{program.name}-{slot}"
     slice_ = "session.slice" if program.session else "app.slice"
@@ -66,7 +68,12 @@ def start(program: Program, slot: int, binary: str, board: Path, guard: Guard, o
     if not group.exists():
         group.mkdir()
         _give(group)
-    words = [f"hold={program.hold_mib}", f"sheddable={program.sheddable_mib}", *program.options, *options]
+    words = [
+        f"hold={program.hold_mib}",
+        f"sheddable={program.sheddable_mib}",
+        *program.options,
+        *options,
+    ]
     if program.app_class and guard.warns:
         words.extend(_listening(program, guard))
 
@@ -132,4 +139,6 @@ def _call(serial: int, member: str, body: bytes) -> bytes:
 def file_options(program: Program, data: str) -> Program:
     """Put the data file's path where the declaration says."""
     options = tuple(option.replace(DATA_FILE, data) for option in program.options)
-    return Program(**{**{name: getattr(program, name) for name in program.__slots__}, "options": options})
+    return Program(
+        **{**{name: getattr(program, name) for name in program.__slots__}, "options": options}
+    )
