@@ -88,11 +88,14 @@ class Run:
         last = self._look_on(before)
         over_ns = time.monotonic_ns()
         self.board.end(over_ns)
+        lost = [player for player in self.players if player.ended_ns]
+        guard_stands = self.service.look()
+        session.end_all()  # before anything that may want memory
         gc.enable()
         guard_log = LOG.read_text(errors="replace")
         oom_kills = self.gauge.oom_kills() - oom_kills
         kernels = self.gauge.killed_by_kernel()
-        outcome = self._outcome(before, last, kernels)
+        outcome = self._outcome(before, last, kernels, lost)
         standing = self.service.stop()
         self._fill(False)
         return {
@@ -101,7 +104,7 @@ class Run:
             "oom_kills": oom_kills,
             "guard_start_ms": guard_ms,
             **{f"guard_{name}": value for name, value in standing.items()},
-            "guard_alive": standing["alive"] and not self.guard_ended_ns,
+            "guard_alive": standing["alive"] and guard_stands and not self.guard_ended_ns,
             "guard_ended_ms": self._ms(self.guard_ended_ns),
             "looked_ms": self._ms(over_ns),
             "timeline": self.timeline,
@@ -157,9 +160,8 @@ class Run:
                 self.guard_ended_ns = now_ns
             if sample.full_us - previous.full_us >= STALL_US and not self.first_stall_ns:
                 self.first_stall_ns = now_ns
-            if sample.full_us - calm_from.full_us > CALM_FULL_US or (
-                now_ns - calm_since_ns > CALM_NS and not self.culprits_over_ns
-            ):
+            stalled = sample.full_us - calm_from.full_us > CALM_FULL_US
+            if stalled or (now_ns - calm_since_ns > CALM_NS and not self.culprits_over_ns):
                 calm_since_ns, calm_from = now_ns, sample
             if not self.culprits_over_ns and self._culprits_over():
                 self.culprits_over_ns = now_ns
@@ -220,12 +222,12 @@ class Run:
         """Since the load began; None for never."""
         return (at_ns - self.began_ns) // 1_000_000 if at_ns else None
 
-    def _outcome(self, before: Sample, last: Sample, kernels: list[int]) -> dict[str, Any]:
+    def _outcome(
+        self, before: Sample, last: Sample, kernels: list[int], ended: list[Player]
+    ) -> dict[str, Any]:
         slots = {player.slot: self.board.slot(player.slot) for player in self.players}
         lost = []
-        for player in self.players:
-            if not player.ended_ns:
-                continue
+        for player in ended:
             slot = slots[player.slot]
             lost.append(
                 {

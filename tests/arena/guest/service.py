@@ -134,9 +134,6 @@ class Service:
                 systemctl("show", "-p", "NRestarts", "--value", self.guard.unit) or 0
             )
             standing["alive"] = standing["alive"] and self._main_pid() == self.pid
-        group = Path("/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/cgroup.kill")
-        if group.exists():
-            group.write_text("1")
         units = [self.guard.unit] if self.guard.unit else []
         if self.guard.needs_bus:
             units.extend(BUS_UNITS)

@@ -53,6 +53,11 @@ def prepare() -> None:
             _give(group)
 
 
+def end_all() -> None:
+    """Kill every program of the session, by one write."""
+    (ROOT / "cgroup.kill").write_text("1")
+
+
 def _give(group: Path) -> None:
     for path in (group, group / "cgroup.procs", group / "cgroup.subtree_control"):
         os.chown(path, UID, UID)
