@@ -147,8 +147,8 @@ def _head(latest: list[dict[str, Any]]) -> list[str]:
         "",
         "Every run is in a virtual machine with 2 processors and 512 MB, in software emulation (some 15 times slower"
         " than the host: compare figures with each other, not with those of real machines), with Debian's kernel and"
-        " systemd as PID 1; each program is in a scope of its own below `user@1000.service/app.slice`, as a desktop has it."
-        " Swap, where a workload has some, is 200 MB of zram, and what programs hold is incompressible. Guards are"
+        " systemd as PID 1; each program is in a scope of its own below `user@1000.service/app.slice`, as a desktop has"
+        " it. Swap, where a workload has some, is 200 MB of zram, and what programs hold is incompressible. Guards are"
         " Debian's packages, with their own units and stock configuration; what `-best` adds is in"
         " `tests/arena/guards.py`."
         " No program knows of the guard but in the desktop day, where programs listen to lmkd, or to"
