@@ -26,7 +26,15 @@ from tests.vm.machine import Machine, MachineEndedError, find_missing
 _HERE = Path(__file__).parent
 _REPO = _HERE.parent.parent
 _OURS = ("lmkd", "proto/lmkd_proto", "clients/python/lmkd_client")
-_DECIDES = ("tests/arena/guest", "tests/arena/guards.py", "tests/arena/workloads.py", "tests/vm")
+_DECIDES = (
+    *(
+        "tests/arena/guest",
+        "tests/arena/guards.py",
+        "tests/arena/workloads.py",
+        "tests/arena/layer.py",
+    ),
+    *("tests/vm/init.sh", "tests/vm/agent.sh", "tests/vm/machine.py", "tests/vm/image.py"),
+)
 _RUN_TIMEOUT_S = 150  # longest seen: 71 s, with three machines on two processors
 _RUNS_PER_BOOT = 40
 

@@ -7,6 +7,7 @@ this module alone; without it (`--no-plots`) there are the tables only.
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,16 @@ def _section(workload: Workload, rows: dict[str, Figures]) -> list[str]:
         "",
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
-        *(row(guard, figures) for guard, figures in rows.items()),
+        *(row(guard, _without_culprit(figures, workload)) for guard, figures in rows.items()),
         "",
     ]
+
+
+def _without_culprit(figures: Figures, workload: Workload) -> Figures:
+    """Where nobody should act there is nothing that could be over."""
+    if workload.nobody_should_act:
+        return replace(figures, over_ms=None, calm_ms=None)
+    return figures
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ which is also given the orphans of those that fork.
 
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Player:
 
 def prepare() -> None:
     """Have memory accounted for in every scope, and let the user own them."""
+    while (
+        not (ROOT / "init.scope" / "cgroup.events").exists() or (ROOT / "cgroup.procs").read_text()
+    ):
+        time.sleep(0.01)  # until the unit's own process is in its leaf; else EBUSY
     for group in (ROOT, ROOT / "app.slice", ROOT / "session.slice"):
         group.mkdir(exist_ok=True)
         (group / "cgroup.subtree_control").write_text("+memory +pids")
