@@ -11,7 +11,7 @@ Invariant: no process that was not lent is ever listed, written or signalled; an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import trio
 
@@ -88,6 +88,10 @@ class BorrowedKernel:
         return [
             pid for pid, start_ticks in self._pids() if self._real.start_ticks(pid) == start_ticks
         ]
+
+    def own_kib(self, pids: Iterable[int]) -> dict[int, int]:
+        lent = {pid for pid, _ in self._pids()}
+        return self._real.own_kib(pid for pid in pids if pid in lent)
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         return self._real.size_kib(pid, start_ticks) if self._has(pid, start_ticks) else None

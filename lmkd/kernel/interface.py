@@ -14,6 +14,7 @@ Held by all implementations (tests/kernel/test_contract.py):
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from lmkd.kernel.probe import Features
@@ -149,6 +150,10 @@ class Kernel(Protocol):
 
     def pids(self) -> list[int]:
         """List the pids of all processes, kernel threads too."""
+        ...
+
+    def own_kib(self, pids: Iterable[int]) -> dict[int, int]:
+        """Measure what each of many holds for itself in memory, its swap not counted; without those that are gone."""
         ...
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:

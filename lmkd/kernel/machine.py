@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 
 import trio
 
@@ -32,6 +33,7 @@ from lmkd.kernel.processes import (
     list_child_pids,
     list_pids,
     read_identity,
+    read_own_kib,
     read_process,
     read_size_kib,
     scan_processes,
@@ -130,6 +132,9 @@ class Machine:
 
     def pids(self) -> list[int]:
         return list_pids(self._root)
+
+    def own_kib(self, pids: Iterable[int]) -> dict[int, int]:
+        return read_own_kib(self._root, pids, self._features.page_kib)
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         size_kib = read_size_kib(self._root, pid)

@@ -300,6 +300,18 @@ def read_size_kib(root: str, pid: int) -> int | None:
     return status.anon_kib + status.swap_kib
 
 
+def read_own_kib(root: str, pids: Iterable[int], page_kib: int = 4) -> dict[int, int]:
+    """Measure what each of many holds for itself in memory, by one small file each (statm, which knows no swap)."""
+    proc, found = os.path.join(root, files.PROC), {}
+    for pid in pids:
+        path = f"{proc}/{pid}/{files.PID_STATM}"
+        content = _read_small(path)
+        if content:
+            _, resident, shared = parse_statm(content, path)
+            found[pid] = max(resident - shared, 0) * page_kib
+    return found
+
+
 def write_oom_score_adj(root: str, pid: int, start_ticks: int, value: int) -> bool:
     """Set the oom_score_adj of exactly this process; False when it is gone.
 

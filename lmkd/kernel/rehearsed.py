@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 
 import trio
 
@@ -104,6 +105,9 @@ class RehearsedKernel:
 
     def pids(self) -> list[int]:
         return [*self._real.pids(), UNDERSTUDY_PID]
+
+    def own_kib(self, pids: Iterable[int]) -> dict[int, int]:
+        return self._real.own_kib(pids)
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         return self._real.size_kib(pid, start_ticks)

@@ -8,6 +8,8 @@ own OOM killer, which is there for the same reason as the real one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lmkd.kernel.cgroup_watch import NoCgroups
 from lmkd.kernel.interface import NO_DETAILS
 from lmkd.kernel.simulated_handles import (
@@ -86,6 +88,11 @@ class SimulatedKernel(Levers):
     def pids(self) -> list[int]:
         self.advance()
         return list(self.machine.processes)
+
+    def own_kib(self, pids: Iterable[int]) -> dict[int, int]:
+        self.advance()
+        there = self.machine.processes
+        return {pid: there[pid].anon_kib for pid in pids if pid in there}
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
         found = self.find(pid, start_ticks)

@@ -54,6 +54,8 @@ class ScanProcesses:
 
     domain: str
     min_size_kib: int
+    small: bool = False
+    """Whether the smaller ones are wanted as well, as they are known, with their sizes alone read now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class Judgement:
     need_kib: int
     """What would have to be freed to be calm again."""
     file_bound: bool = False
-    """Whether it is file pages that are short: as much is available as in calm, for the cache counts as available."""
+    """Whether it is file pages that are short: more is available than at medium, for the cache counts as available."""
 
     @property
     def may_kill(self) -> bool:
@@ -316,7 +316,7 @@ def judge(
         exhausted,
         emergency,
         need_kib(window, settings),
-        last.available_kib >= settings.floor[Level.LOW].leave.of(last.total_kib),
+        last.available_kib >= settings.floor[Level.MEDIUM].leave.of(last.total_kib),
     )
 
 

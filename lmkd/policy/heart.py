@@ -149,7 +149,7 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
     domain = tell_apps(turn, domain)
     if level is Level.NORMAL:
         turn.record(domain, "closed", {})
-        domain = replace(domain, episode=None, spared=frozenset(), ended=None, scans_all=False)
+        domain = replace(domain, episode=None, spared=frozenset(), ended=None, scans_small=False)
         forget_departed(turn, domain.domain)
     return domain
 

@@ -101,8 +101,8 @@ class DomainState:
     relieved_us: int = NEVER_US
     """When the last kill ended."""
     scan_after_us: int = NEVER_US
-    scans_all: bool = False
-    """Whether, in this episode, all processes are scanned, however small: together they hold what is worth a kill."""
+    scans_small: bool = False
+    """Whether, in this episode, small processes are scanned as well: together they hold what is worth a kill."""
     spared: frozenset[Identity] = frozenset()
     """Victims that could not be killed in this episode."""
     alarmed: bool = False

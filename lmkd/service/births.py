@@ -26,6 +26,10 @@ log = logging.getLogger("lmkd")
 EXIT = ProcessEventKind.EXIT
 AUTO_LEAST_KIB = 1 << 20
 PRESSED_LOOK_US = 1_000_000
+LOOKS_CALM = 1_000
+LOOKS_PRESSED = 16
+"""Processes read after one reading, at 150 us each. Short of memory, a reading is due every 10 to 100 ms, and a bomb
+must not keep it waiting: its members' places can."""
 FULL_LOOK_US = 300_000_000
 STORM_REST_S = 0.02
 """Between two batches of words: what came and went within one is never looked at."""
@@ -49,6 +53,8 @@ class Births:
         self.source = "scan" if events is None else "netlink"
         self.scan_every_us = scan_every_us
         self._looked_us = 0
+        self._looked_at_new = True
+        """Whether the last look for newcomers came to all of them."""
         self._looked_at_all_us = 0
         self._malformed_said = False
 
@@ -101,14 +107,14 @@ class Births:
 
     def _look_if_due(self, level: Level) -> None:
         now_us = self._kernel.now_us()
-        self._roll.look_at_young()
+        pressed = level > Level.NORMAL
+        most = LOOKS_PRESSED if pressed else LOOKS_CALM
+        self._roll.look_at_young(most)
         if self._events is None:
-            due_us = self.scan_every_us
-            if level > Level.NORMAL:
-                due_us = min(due_us, PRESSED_LOOK_US)
-            if now_us - self._looked_us >= due_us:
+            due_us = min(self.scan_every_us, PRESSED_LOOK_US) if pressed else self.scan_every_us
+            if not self._looked_at_new or now_us - self._looked_us >= due_us:
                 self._looked_us = now_us
-                self._roll.look_for_new()
+                self._looked_at_new = self._roll.look_for_new(most)
         if level is Level.NORMAL and now_us - self._looked_at_all_us >= FULL_LOOK_US:
             self._look_at_all()
 

@@ -72,6 +72,8 @@ class _Hold:
     watch: trio.CancelScope = field(default_factory=trio.CancelScope)
     spared: list[VictimHandle] = field(default_factory=list)
     """Held once, and then found to be never killed; closed with the others."""
+    last_word: Signal = Signal.TERM
+    """What whoever is born into it is told."""
     waited_for: VictimHandle | None = None
     wait: trio.CancelScope = field(default_factory=trio.CancelScope)
     """The wait for that one's end."""
@@ -275,10 +277,12 @@ class Executor:
             whole = not isinstance(self._members(hold.victim.cgroup), str)
             if whole and not self._kernel.kill_cgroup(hold.victim.cgroup):
                 self._empty_frozen(hold)
-        elif hold.breeds:
-            self._stop_all(hold)
-        for handle in hold.in_order:
-            handle.send(Signal.KILL)
+        hold.last_word = Signal.KILL
+        if hold.breeds:
+            self._end_breeding(hold)
+        else:
+            for handle in hold.in_order:
+                handle.send(Signal.KILL)
         for handle in hold.handles:
             self._hand.do(handle.release_memory)
         return None
@@ -312,6 +316,29 @@ class Executor:
             if frozen:
                 self._kernel.freeze_cgroup(path, False)
 
+    def _end_breeding(self, hold: _Hold) -> None:
+        """Kill a tree or a swarm with whoever is born meanwhile.
+
+        A swarm is frozen with its cgroup, all at once, for as long as it takes to find them; others in there wait as
+        well. The freeze takes up to 10 ms to take hold (FACTS), so it is looked twice.
+        """
+        path = hold.victim.cgroup
+        frozen = (
+            hold.victim.unit is Unit.SWARM
+            and path != "/"
+            and self._kernel.freeze_cgroup(path, True)
+        )
+        try:
+            if not frozen:
+                self._stop_all(hold)
+            elif self._hold_born(hold):
+                self._hold_born(hold)
+            for handle in hold.in_order:
+                handle.send(Signal.KILL)
+        finally:
+            if frozen:
+                self._kernel.freeze_cgroup(path, False)
+
     def _stop_all(self, hold: _Hold) -> None:
         """Stop a tree from the top, or a swarm, until nobody new is in it: who is stopped forks no more."""
         stopped: set[int] = set()
@@ -340,14 +367,14 @@ class Executor:
         self._engine.feed(VictimExited(domain, kill))
 
     async def _wait_all(self, hold: _Hold) -> None:
-        """Wait for all that is held. Who was born into it as it died is part of it, and has its SIGTERM, too."""
+        """Wait for all that is held. Who was born into it as it died is part of it, and is signalled, too."""
         ended: list[VictimHandle] = []
         while True:
             left = [handle for handle in hold.handles if handle not in ended]
             if not left and hold.breeds and self._hold_born(hold):
                 left = [handle for handle in hold.handles if handle not in ended]
                 for handle in left:
-                    handle.send(Signal.TERM)
+                    handle.send(hold.last_word)
             if not left:
                 return
             with trio.CancelScope() as hold.wait:

@@ -185,6 +185,10 @@ class Parts:
                 details = self.engine.state.settings.rules.details
                 found = self._daemon.kernel.scan(action.domain, action.min_size_kib, details)
                 seen = self.roll.corrected(found)
+                if action.small:
+                    apart = {process.pid for process in seen}
+                    small = self.roll.small_ones(action.domain, action.min_size_kib, apart)
+                    seen = (*seen, *small)
                 self.engine.feed(events.ProcessesScanned(action.domain, seen))
             case actions.SendSignal():
                 # First the deed: whoever reads our log may be stalled as well.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from lmkd.model import (
     ProcessEvent,
     ProcessEventKind,
     Unit,
+    is_within,
 )
 from lmkd.policy.classify import Classed, classify
 from lmkd.policy.place import place_of
@@ -38,6 +39,9 @@ YOUNG_US = (1_000_000, 10_000_000)
 somebody puts it into another cgroup, which is done to the young."""
 YOUNG_MOST = 10_000
 """Who is young beyond that, in a storm, is looked at with everybody else."""
+
+NEW_LOOKED_AT = 200
+"""Of those that are not known when small ones are wanted, for a kill: enough to see that they are many of one kind."""
 
 Identity = tuple[int, int]
 
@@ -217,17 +221,18 @@ class Roll:
             self._drop(pid)
         self._projection.inherited.clear()
 
-    def look_for_new(self) -> None:
-        """Find who came and went by their pids alone, and read the newcomers."""
+    def look_for_new(self, most: int) -> bool:
+        """Find who came and went by their pids alone, and read so many newcomers; whether that was all of them."""
         pids = set(self._kernel.pids())
         gone, new = self.known.keys() - pids, pids - self.known.keys()
         if new:
             self._note_sessions()
-        for pid in sorted(new):
+        for pid in sorted(new)[:most]:
             self.look(pid)
         self._sessions = {}
         for pid in gone:
             self._drop(pid)
+        return len(new) <= most
 
     def _note_sessions(self) -> None:
         """Remember by session what we wrote for whom, the dead too: a child that lost its parent is still in it."""
@@ -237,11 +242,12 @@ class Roll:
                 for place in (*written.earlier, written.written):
                     self._sessions[known.process.session, place] = written
 
-    def look_at_young(self) -> None:
-        """Read those once more who have come to an age at which that is due."""
+    def look_at_young(self, most: int) -> None:
+        """Read those once more who have come to an age at which that is due; so many, the others next time."""
         now_us = self._now_us()
         for waiting in self._young:
-            while waiting and waiting[0][0] <= now_us:
+            while waiting and waiting[0][0] <= now_us and most > 0:
+                most -= 1
                 _, (pid, start_ticks) = waiting.popleft()
                 known = self.known.get(pid)
                 if known is not None and known.process.start_ticks == start_ticks:
@@ -258,6 +264,26 @@ class Roll:
     def corrected(self, processes: Iterable[Process]) -> tuple[Process, ...]:
         """Return processes as they were read, but judged by what others gave them; the roll learns from it."""
         return tuple(self.see(process).process for process in processes)
+
+    def small_ones(self, domain: str, below_kib: int, apart: Collection[int]) -> list[Process]:
+        """Return the processes of a domain that are smaller, as they are known, with their sizes as they are now.
+
+        Those of which nothing is known yet are looked at, as many as there is time for.
+        """
+        self.look_for_new(NEW_LOOKED_AT)
+        small = [
+            known.process
+            for pid, known in self.known.items()
+            if pid not in apart
+            and not known.process.kernel_thread
+            and is_within(known.process.cgroup, domain)
+        ]
+        sizes_kib = self._kernel.own_kib([process.pid for process in small])
+        return [
+            replace(process, anon_kib=size_kib, swap_kib=0)
+            for process in small
+            if (size_kib := sizes_kib.get(process.pid, below_kib)) < below_kib
+        ]
 
     def as_others_have(self, processes: Iterable[Process]) -> list[Process]:
         """Return processes judged by what others gave them, and learn nothing: any thread may ask."""

@@ -266,6 +266,9 @@ async def test_size_is_of_the_identified_process_only(lab: Lab) -> None:
     assert size_kib is not None
     assert size_kib >= SIZE_KIB
     assert lab.kernel.size_kib(pid, process.start_ticks + 1) is None
+    own_kib = lab.kernel.own_kib([pid, 1 << 22])
+    assert own_kib.keys() == {pid}
+    assert abs(own_kib[pid] - size_kib) <= SIZE_KIB // 2
 
 
 async def test_a_recycled_pid_is_never_taken_hold_of(lab: Lab) -> None:

@@ -102,7 +102,7 @@ def test_a_leak_that_is_spread_over_three_hundred_dies_as_one_and_not_the_larger
     editor = process(10, 90, comm="editor", exe="/usr/bin/editor")
     # 610 MiB are in what was too small to be scanned, and the editor is not worth that: look at all.
     out = scene.scan(0, editor)
-    assert only(ScanProcesses, out) == [ScanProcesses(SYSTEM_DOMAIN, 0)]
+    assert only(ScanProcesses, out) == [ScanProcesses(SYSTEM_DOMAIN, 20 * MIB, small=True)]
     assert signals(out) == []
     out = scene.scan(0, editor, *workers(300))
     assert signals(out) == [(1000, Unit.SWARM, 300)]
@@ -126,7 +126,9 @@ def test_from_the_second_look_on_all_are_scanned_until_it_is_calm() -> None:
     scene.scan(0, process(10, 90))
     scene.scan(0, process(10, 90))
     scene.exited(100, 1)
-    assert only(ScanProcesses, scene.read(300, 40)) == [ScanProcesses(SYSTEM_DOMAIN, 0)]
+    assert only(ScanProcesses, scene.read(300, 40)) == [
+        ScanProcesses(SYSTEM_DOMAIN, 20 * MIB, small=True)
+    ]
     for at_ms in (400, 3400):
         scene.read(at_ms, 500)
     assert only(ScanProcesses, scene.read(4000, 40)) == [ScanProcesses(SYSTEM_DOMAIN, 20 * MIB)]
@@ -145,7 +147,9 @@ def test_a_second_look_that_finds_no_swarm_is_the_last() -> None:
 def test_where_neither_one_nor_many_are_worth_it_that_is_said() -> None:
     scene = Scene()
     short(scene, 700)
-    assert only(ScanProcesses, scene.scan(0)) == [ScanProcesses(SYSTEM_DOMAIN, 0)]
+    assert only(ScanProcesses, scene.scan(0)) == [
+        ScanProcesses(SYSTEM_DOMAIN, 20 * MIB, small=True)
+    ]
     assert only(RaiseAlarm, scene.scan(0, *workers(9)))
 
 

@@ -118,7 +118,7 @@ def test_a_child_that_was_forked_before_its_parents_latest_place_comes_to_it_at_
     house.take()
     assert (house.adj(parent), house.adj(child)) == (900, 500)
     house.now_us = 1_000_000
-    house.roll.look_at_young()
+    house.roll.look_at_young(100)
     assert house.adj(child) == 900
     house.projection.restore_all()
     assert (house.adj(parent), house.adj(child)) == (3, 3)
@@ -176,7 +176,7 @@ def test_looking_finds_who_came_and_went() -> None:
     house.roll.look_at_all()
     house.kernel.exit(gone)
     tab = house.kernel.spawn("tab")
-    house.roll.look_for_new()
+    house.roll.look_for_new(100)
     assert set(house.roll.known) == {tab}
     assert house.adj(tab) == 900
 
@@ -188,14 +188,14 @@ def test_the_young_are_looked_at_again() -> None:
     house.take()
     house.kernel.move(pid, "/kept")
     house.now_us = 999_999
-    house.roll.look_at_young()
+    house.roll.look_at_young(100)
     assert house.adj(pid) == 500
     house.now_us = 1_000_000
-    house.roll.look_at_young()
+    house.roll.look_at_young(100)
     assert house.adj(pid) == -1000
     house.kernel.move(pid, "/")
     house.now_us = 10_000_000
-    house.roll.look_at_young()
+    house.roll.look_at_young(100)
     assert house.adj(pid) == 500
 
 
