@@ -5,6 +5,7 @@ numbers are, docs/arena/runs.jsonl otherwise. To begin anew, remove that file.
 """
 
 import os
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -52,6 +53,9 @@ def minutes(seconds: float) -> str:
 
 def main() -> int:
     """Play; 1 where something was wrong with what was asked."""
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that what is temporary goes with us
     try:
         planned, _ = plan(os.environ)
         raw = raw_path()
