@@ -24,7 +24,6 @@ PACKAGES = (
     "low-memory-monitor",
     "dbus",
     "systemd",
-    "passwd",
 )
 _FORMAT = 1  # raise when the tree is made in another way
 _INSTALL = re.compile(r"^Inst (\S+) (?:\[[^]]*\] )?\((\S+) ", re.MULTILINE)

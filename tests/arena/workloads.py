@@ -81,8 +81,8 @@ WORKLOADS = (
     ),
     Workload(
         "slow-leak",
-        "the same with 85 MB each, and a leak of 8 MB/s",
-        (_foreground(), *_workers(3, 85), _leak(8, 500)),
+        "the same with 70 MB each, and a leak of 8 MB/s",
+        (_foreground(), *_workers(3, 70), _leak(8, 500)),
         200,
         40_000,
     ),
