@@ -16,7 +16,7 @@ from tests.arena.guards import GUARDS
 from tests.arena.metrics import NEVER, Figures
 
 _NAMES = [guard.name for guard in GUARDS]
-_COLOURS = {name: f"C{number}" for number, name in enumerate(_NAMES)}
+_COLOURS = {name: f"C{number}" for number, name in enumerate(_NAMES)} | {"lmkd": "black"}
 _BARS: tuple[tuple[str, str, Callable[[Figures], float | None], float], ...] = (
     ("full-stall", "full stall, s", lambda figures: figures.full_us, 1_000_000),
     ("culprit-over", "culprit over after, s", lambda figures: figures.over_ms, 1000),
@@ -87,7 +87,7 @@ def _draw_memory(runs: list[dict[str, Any]], workloads: list[str], directory: Pa
                     [at[1] for at in run["timeline"]],
                     color=_COLOURS[run["guard"]],
                     label=run["guard"],
-                    linewidth=1,
+                    linewidth=1.8 if run["guard"] == "lmkd" else 1,
                 )
         panel.set_title(workload)
         panel.set_ylim(bottom=0)
@@ -96,5 +96,6 @@ def _draw_memory(runs: list[dict[str, Any]], workloads: list[str], directory: Pa
         for panel in panels
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+    shown = [name for name in _NAMES if name in handles]
+    figure.legend([handles[name] for name in shown], shown, loc="outside lower center", ncols=5)
     return _save(figure, directory, "available")
