@@ -60,19 +60,19 @@ def find_kin_of(
     return [one for one in found if one is not None and kin_of(one) == kin]
 
 
-def hold_all(kernel: Kernel, processes: Sequence[Process]) -> list[VictimHandle]:
-    """Take hold of processes; those that are gone by now are left out.
+def hold_all(kernel: Kernel, identities: Sequence[tuple[int, int]]) -> list[VictimHandle]:
+    """Take hold of processes by (pid, start_ticks); those that are gone by now are left out.
 
     Where there are no descriptors left for more, those held are a part: when they have ended, there is room again.
     """
     held: list[VictimHandle] = []
-    for process in processes:
+    for pid, start_ticks in identities:
         try:
-            handle = kernel.open_victim(process.pid, process.start_ticks)
+            handle = kernel.open_victim(pid, start_ticks)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            log.warning("%d of %d victims are held: %s", len(held), len(processes), error.strerror)
+            log.warning("%d of %d victims are held: %s", len(held), len(identities), error.strerror)
             break
         if handle is not None:
             held.append(handle)

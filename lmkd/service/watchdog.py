@@ -152,7 +152,7 @@ class Watchdog:
         members = [one for one in self._members(victim) if self._may_end(one, state)]
         if victim.unit is Unit.CGROUP and len(members) != len(self._members(victim)):
             return False  # as a whole or not at all
-        handles = hold_all(self._kernel, members)
+        handles = hold_all(self._kernel, [(one.pid, one.start_ticks) for one in members])
         reached = [handle.send(Signal.KILL) for handle in handles]
         for handle in handles:
             handle.release_memory()
