@@ -59,6 +59,13 @@ class ScanProcesses:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteSizes:
+    """Measure what the processes of a domain hold now, and answer with SizesNoted."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class SendSignal:
     """Signal a victim, after its identity was checked again. TERM comes first, KILL later or never."""
 
@@ -120,6 +127,7 @@ Action = (
     | Notify
     | MeasureApps
     | ScanProcesses
+    | NoteSizes
     | SendSignal
     | WarnKill
     | ReleaseVictim

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from lmkd.model import Level, Reading
 from lmkd.policy.settings import PERMYRIAD, Settings
 from lmkd.policy.window import (
+    KEEP_US,
     SECOND_US,
     Window,
     fall_kib_s,
@@ -132,10 +133,19 @@ def is_reclaiming(window: Window) -> bool:
 
 
 def detect_stall(window: Window, settings: Settings, held: Level) -> Finding | None:
-    """Judge the time that tasks lost to memory over the last second (PSI)."""
+    """Judge the time that tasks lost to memory over the last second (PSI).
+
+    With as much available as in calm, above low only what lasts counts, over three seconds: a machine that reads many
+    files for the first time stalls for a tenth of a second now and then, and is healthy.
+    """
     del held
-    some, full = stall_permyriad(window, SECOND_US)
+    last = window[-1]
+    plenty = last.available_kib >= settings.floor[Level.LOW].leave.of(last.total_kib)
+    lasting = stall_permyriad(window, KEEP_US, KEEP_US)
     for level in RISING:
+        some, full = stall_permyriad(window, SECOND_US)
+        if plenty and level > Level.LOW:
+            some, full = lasting
         step = settings.stall[level]
         if some >= step.some_permyriad or full >= step.full_permyriad:
             if not is_reclaiming(window):

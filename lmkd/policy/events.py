@@ -91,6 +91,15 @@ class ProcessesScanned:
 
 
 @dataclass(frozen=True, slots=True)
+class SizesNoted:
+    """What processes held for themselves in memory when an episode began, their swap not counted."""
+
+    domain: str
+    sizes_kib: tuple[tuple[int, int, int], ...]
+    """(pid, start_ticks, KiB); those that are not in it were not there, or held next to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class VictimExited:
     """The victim of a kill has ended (pidfd), or its cgroup is empty."""
 
@@ -152,6 +161,7 @@ Event = (
     | AppsMeasured
     | AckReceived
     | ProcessesScanned
+    | SizesNoted
     | VictimExited
     | WatchdogKilled
     | SignalFailed

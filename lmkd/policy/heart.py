@@ -14,7 +14,7 @@ from typing import Any
 
 from lmkd.model import Level, Reading
 from lmkd.policy import events
-from lmkd.policy.actions import Action, Broadcast, ReleaseVictim
+from lmkd.policy.actions import Action, Broadcast, NoteSizes, ReleaseVictim
 from lmkd.policy.detect import Relayed, judge, relay
 from lmkd.policy.escalate import (
     advance_kill,
@@ -130,7 +130,8 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
         # What was waited for at the lower level may be decided otherwise now.
         domain = replace(domain, scan_after_us=NEVER_US)
     domain = replace(domain, level=level, reason=reason)
-    if domain.episode is None:
+    opens = domain.episode is None
+    if opens:
         domain = replace(domain, episode=turn.state.next_episode, alarmed=False)
         turn.state = replace(turn.state, next_episode=turn.state.next_episode + 1)
         turn.record(domain, "opened", {"total_kib": reading.total_kib})
@@ -147,11 +148,23 @@ def _move_level(turn: Turn, domain: DomainState, reading: Reading) -> DomainStat
         },
     )
     domain = tell_apps(turn, domain)
+    if opens and turn.settings.of(domain.domain).killable:
+        # Who holds what now: what grows from here on is what makes memory short.
+        turn.act(NoteSizes(domain.domain))
     if level is Level.NORMAL:
         turn.record(domain, "closed", {})
-        domain = replace(domain, episode=None, spared=frozenset(), ended=None, scans_small=False)
+        domain = replace(
+            domain, episode=None, spared=frozenset(), ended=None, scans_small=False, sizes_kib=None
+        )
         forget_departed(turn, domain.domain)
     return domain
+
+
+def _note_sizes(turn: Turn, event: events.SizesNoted) -> None:
+    domain = turn.state.domains.get(event.domain)
+    if domain is not None and domain.episode is not None and domain.sizes_kib is None:
+        held = {(pid, start_ticks): kib for pid, start_ticks, kib in event.sizes_kib}
+        turn.keep(replace(domain, sizes_kib=held))
 
 
 def _open_domain(turn: Turn, event: events.DomainOpened) -> None:
@@ -250,6 +263,7 @@ _STEPS: dict[type, Callable[[Turn, Any], None]] = {
     events.AppsMeasured: take_measures,
     events.AckReceived: take_ack,
     events.ProcessesScanned: take_scan,
+    events.SizesNoted: _note_sizes,
     events.VictimExited: take_exit,
     events.WatchdogKilled: take_watchdog_kill,
     events.SignalFailed: take_failure,

@@ -1,8 +1,8 @@
 """Rank: who would die, in which order, and why the others would not.
 
 The order is total and depends on nothing but its arguments: class first; in strict mode whoever no rule speaks for,
-before the rest of its class; then others' marks, the rule's bias, whether the word was kept, then the larger one, then
-the pid. The same function serves a kill and the explanation of one.
+before the rest of its class; then others' marks, the rule's bias, whether the word was kept, then the larger one, where
+growth since the episode began counts more, then the pid. The same function serves a kill and the explanation of one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ from lmkd.policy.turn import Turn
 FILE_BOUND_MOST = AppClass.BACKGROUND
 """The highest class of which something is ended where file pages are read again and again, and nothing else is short.
 What it holds would make the cache larger, perhaps not by enough; and nobody runs out of memory meanwhile."""
+GROWTH_WEIGHT = 3
+"""A leak that has taken 25 MB is the cause, and an editor of 90 that has held them all day is not: what has grown since
+the episode began counts once as size, and so many times more. (Seen in the arena: at the first stall the leak was
+smaller than the foreground program, which died for it.)"""
 SMALL_KEPT = 40
 """Of those too small to be worth a kill, the largest; a record holds twelve candidates, and nobody reads the rest."""
 
@@ -52,6 +56,8 @@ class Candidate(NamedTuple):
     """The registered programs among those that would die."""
     members: tuple[int, ...] = ()
     """The pids of a unit of several processes."""
+    grown_kib: int = 0
+    """By how much it has grown since the episode began."""
 
     @property
     def order(self) -> tuple[int, bool, int, int, int, int, int]:
@@ -62,7 +68,7 @@ class Candidate(NamedTuple):
             self.mark,
             -self.bias,
             self.trust,
-            -victim.size_kib,
+            -victim.size_kib - GROWTH_WEIGHT * self.grown_kib,
             victim.pid,
         )
 
@@ -236,7 +242,15 @@ class _Ranking:
             mark,
             0 if rule is None else rule.verdict.bias,
             apps,
+            grown_kib=sum(self._growth_of(each.process) for each in members),
         )
+
+    def _growth_of(self, process: Process) -> int:
+        """Return by how much a process has grown in memory since the episode began; all of a newcomer is growth."""
+        before = self._domain.sizes_kib
+        if before is None:
+            return 0
+        return max(process.anon_kib - before.get((process.pid, process.start_ticks), 0), 0)
 
     def _spare_reason(self, victim: Victim, mark: Mark, least_kib: int) -> str | None:
         settings, app_class = self._settings, victim.app_class

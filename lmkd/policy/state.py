@@ -101,6 +101,8 @@ class DomainState:
     relieved_us: int = NEVER_US
     """When the last kill ended."""
     scan_after_us: int = NEVER_US
+    sizes_kib: Mapping[Identity, int] | None = None
+    """What processes held in memory when the episode began; None: that is not known."""
     scans_small: bool = False
     """Whether, in this episode, small processes are scanned as well: together they hold what is worth a kill."""
     spared: frozenset[Identity] = frozenset()

@@ -56,14 +56,14 @@ def reading_before(window: Window, span_us: int) -> Reading:
     return window[0]
 
 
-def stall_permyriad(window: Window, least_us: int) -> tuple[int, int]:
-    """Return the shares of time lost to some and to full stall over the last second.
+def stall_permyriad(window: Window, least_us: int, over_us: int = SECOND_US) -> tuple[int, int]:
+    """Return the shares of time lost to some and to full stall over the last second, or over as long as is said.
 
     A window shorter than `least_us` is taken as that long: three stalled milliseconds out of the first five are not
     a stall of 60%. No PSI, no stall.
     """
     last = window[-1]
-    first = reading_before(window, SECOND_US)
+    first = reading_before(window, over_us)
     span_us = max(last.at_us - first.at_us, least_us)
     shares = []
     for now, before in (

@@ -241,6 +241,8 @@ def _event_bytes(event: Event) -> int:
             return 10_000 * (1 + len(settings.domains)) + RULE_BYTES * rules
         case events.AppsMeasured():
             return EVENT_BYTES + 150 * len(event.sizes_kib)
+        case events.SizesNoted():
+            return EVENT_BYTES + 200 * len(event.sizes_kib)
         case events.SimulationAsked():
             return EVENT_BYTES + 40 * len(event.apps)
         case _:

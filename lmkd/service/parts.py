@@ -190,6 +190,10 @@ class Parts:
                     small = self.roll.small_ones(action.domain, action.min_size_kib, apart)
                     seen = (*seen, *small)
                 self.engine.feed(events.ProcessesScanned(action.domain, seen))
+            case actions.NoteSizes():
+                self.engine.feed(
+                    events.SizesNoted(action.domain, self.roll.note_sizes(action.domain))
+                )
             case actions.SendSignal():
                 # First the deed: whoever reads our log may be stalled as well.
                 self.executor.signal(action)

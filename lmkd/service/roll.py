@@ -40,6 +40,7 @@ somebody puts it into another cgroup, which is done to the young."""
 YOUNG_MOST = 10_000
 """Who is young beyond that, in a storm, is looked at with everybody else."""
 
+NOTED_LEAST_KIB = 1024
 NEW_LOOKED_AT = 200
 """Of those that are not known when small ones are wanted, for a kill: enough to see that they are many of one kind."""
 
@@ -284,6 +285,20 @@ class Roll:
             for process in small
             if (size_kib := sizes_kib.get(process.pid, below_kib)) < below_kib
         ]
+
+    def note_sizes(self, domain: str) -> tuple[tuple[int, int, int], ...]:
+        """Return what known processes of a domain hold in memory now, but for the smallest: (pid, start_ticks, KiB)."""
+        inside = [
+            known.identity
+            for known in self.known.values()
+            if not known.process.kernel_thread and is_within(known.process.cgroup, domain)
+        ]
+        sizes_kib = self._kernel.own_kib([pid for pid, _ in inside])
+        return tuple(
+            (pid, start_ticks, size_kib)
+            for pid, start_ticks in inside
+            if (size_kib := sizes_kib.get(pid, 0)) >= NOTED_LEAST_KIB
+        )
 
     def as_others_have(self, processes: Iterable[Process]) -> list[Process]:
         """Return processes judged by what others gave them, and learn nothing: any thread may ask."""

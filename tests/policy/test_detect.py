@@ -62,7 +62,29 @@ def judged(
     ],
 )
 def test_stall_is_judged_over_one_second(some_ms: int, full_ms: int, level: str) -> None:
-    window = (reading(0, some_ms=0, full_ms=0), reading(1000, some_ms=some_ms, full_ms=full_ms))
+    window = (
+        reading(0, 149, some_ms=0, full_ms=0),
+        reading(1000, 149, some_ms=some_ms, full_ms=full_ms),
+    )
+    assert asked(detect_stall, window) is level_of(level)
+
+
+@pytest.mark.parametrize(
+    ("full_ms", "level"),
+    [
+        # (at 1 s, 2 s, 3 s): a moment's stall, and one that lasts
+        ((0, 0, 150), "low"),
+        ((0, 0, 209), "low"),
+        ((0, 0, 210), "medium"),  # 7% of three seconds
+        ((100, 200, 300), "medium"),
+        ((150, 300, 450), "critical"),
+    ],
+)
+def test_with_as_much_available_as_in_calm_only_a_stall_that_lasts_is_more_than_low(
+    full_ms: tuple[int, int, int], level: str
+) -> None:
+    moments = zip((0, 1000, 2000, 3000), (0, *full_ms), strict=True)
+    window = tuple(reading(at_ms, 150, some_ms=full, full_ms=full) for at_ms, full in moments)
     assert asked(detect_stall, window) is level_of(level)
 
 

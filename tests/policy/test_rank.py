@@ -6,9 +6,10 @@ import pytest
 
 from lmkd.model import SYSTEM_DOMAIN, Answer, App, AppClass, Level, Process, Unit
 from lmkd.policy import events
+from lmkd.policy.actions import Action, NoteSizes, SendSignal
 from lmkd.policy.rank import Candidate, rank_candidates
 
-from .scenes import BOX, MIB, OWN_PID, Scene, app, process, process_of
+from .scenes import BOX, MIB, OWN_PID, Scene, app, only, process, process_of
 
 CACHED, BACKGROUND, SERVICE = AppClass.CACHED, AppClass.BACKGROUND, AppClass.SERVICE
 
@@ -216,3 +217,56 @@ def test_a_process_that_could_not_be_killed_is_passed_over_until_calm() -> None:
     scene.read(3100, 500)
     (candidate,) = ranked(scene, one)
     assert candidate.spared is None
+
+
+# --- growth -----------------------------------------------------------------------------------------------------
+
+
+def signals_of(out: tuple[Action, ...]) -> list[int]:
+    return [sent.victim.pid for sent in only(SendSignal, out)]
+
+
+def test_in_a_class_what_has_grown_since_the_episode_began_goes_before_what_is_merely_large() -> (
+    None
+):
+    """A leak of 30 MiB that began at nothing, and an editor of 85 that was there all day."""
+    scene = Scene()
+    editor, leak = process(10, 85, comm="editor"), process(11, 30, comm="leak")
+    scene.read(0, 110)
+    assert signals_of(scene.scan(0, editor, leak)) == []
+    scene.take(events.SizesNoted(SYSTEM_DOMAIN, ((10, 1, 84 * MIB), (11, 1, 2 * MIB))), 0)
+    scene.read(100, 40)
+    assert signals_of(scene.scan(100, editor, leak)) == [11]
+
+
+def test_without_sizes_from_the_beginning_the_larger_one_goes() -> None:
+    scene = Scene()
+    scene.read(0, 40)
+    assert signals_of(scene.scan(0, process(10, 85), process(11, 30))) == [10]
+
+
+def test_growth_is_of_memory_and_not_what_went_to_swap_meanwhile() -> None:
+    scene = Scene()
+    scene.read(0, 110)
+    scene.take(events.SizesNoted(SYSTEM_DOMAIN, ((10, 1, 85 * MIB), (11, 1, 40 * MIB))), 0)
+    scene.read(100, 40)
+    swapped = process(10, 85, swap_mib=60)
+    assert signals_of(scene.scan(100, swapped, process(11, 55))) == [11]
+
+
+def test_sizes_are_noted_once_an_episode_and_after_all_have_been_told() -> None:
+    scene = Scene(app(1, sheddable_mib=80))
+    out = scene.read(0, 110)
+    assert only(NoteSizes, out) == [NoteSizes(SYSTEM_DOMAIN)]
+    assert isinstance(out[-1], NoteSizes)
+    assert only(NoteSizes, scene.read(100, 40)) == []
+    noted = ((10, 1, 85 * MIB),)
+    scene.take(events.SizesNoted(SYSTEM_DOMAIN, noted), 100)
+    scene.take(events.SizesNoted(SYSTEM_DOMAIN, ()), 200)
+    assert scene.domain().sizes_kib == {(10, 1): 85 * MIB}
+    for at_ms in (300, 3400):
+        scene.read(at_ms, 500)
+    assert scene.domain().sizes_kib is None
+    scene.take(events.SizesNoted(SYSTEM_DOMAIN, noted), 3500)
+    scene.take(events.SizesNoted("/gone", noted), 3500)
+    assert scene.domain().sizes_kib is None

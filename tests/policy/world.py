@@ -315,6 +315,13 @@ class World:
                 )
                 scanned = events.ProcessesScanned(domain, seen)
                 self._later(self.scan_delay_us, lambda: self._feed_later(scanned))
+            case actions.NoteSizes(domain):
+                held = tuple(
+                    (program.pid, program.start_ticks, program.size_kib)
+                    for program in self.programs.values()
+                )
+                noted = events.SizesNoted(domain, held)
+                self._later(0, lambda: self._feed_later(noted))
             case actions.MeasureApps(domain, apps):
                 sizes = tuple(
                     (number, program.size_kib)

@@ -1,8 +1,8 @@
 """A guard's unit in the guest: prepared, started until it watches, looked at, stopped.
 
 Units are the packages' own. Two things are added to each: its output goes to a file, and it does not pull in the
-rest of a boot. The users that a package's scripts would have made are made here. lmkd, which is in no package, gets
-a unit like the others'.
+rest of a boot. The users that a package's scripts would have made are made here. lmkd's unit is what
+`lmkd --print-unit` prints.
 """
 
 import shutil
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmkd.cli import service_unit
 from tests.arena.guards import Guard
 
 UNITS = Path("/run/systemd/system")
@@ -22,6 +23,7 @@ BUS_UNITS = ("dbus.socket", "dbus.service")
 _USERS = {"messagebus": 991, "systemd-oom": 992}
 _READY_TIMEOUT_S = 45
 _FREE = "[Unit]\nDefaultDependencies=no\n"
+_NO_BYTECODE = "[Service]\nEnvironment=PYTHONDONTWRITEBYTECODE=1\n"
 # As `systemd --user` does it, with nothing in it: the group is delegated, and its own process sits in a leaf.
 _USER = f"""{_FREE}[Service]
 Slice=user-1000.slice
@@ -81,7 +83,8 @@ class Service:
             )
         if self.guard.name == "lmkd":
             shutil.rmtree("/var/lib/lmkd", ignore_errors=True)
-            self._put(UNITS / self.guard.unit, _lmkd_unit())
+            self._put(UNITS / self.guard.unit, service_unit(sys.executable))
+            self._put(UNITS / f"{self.guard.unit}.d/bytecode.conf", _NO_BYTECODE)
         for path, content in self.guard.files.items():
             self._put(Path(path), content)
         systemctl("daemon-reload")
@@ -171,14 +174,6 @@ class Service:
                 return False
             said = done.stdout
         return self.guard.says in said
-
-
-def _lmkd_unit() -> str:
-    repository = Path(__file__).parent.parent.parent.parent
-    return (
-        f"{_FREE}[Service]\nWorkingDirectory={repository}\nExecStart={sys.executable} -m lmkd\n"
-        "Environment=PYTHONDONTWRITEBYTECODE=1\nRuntimeDirectory=lmkd\nStateDirectory=lmkd\nRestart=on-failure\n"
-    )
 
 
 def _make_users() -> None:
