@@ -27,7 +27,7 @@ EXIT = ProcessEventKind.EXIT
 AUTO_LEAST_KIB = 1 << 20
 PRESSED_LOOK_US = 1_000_000
 LOOKS_CALM = 1_000
-LOOKS_PRESSED = 16
+LOOKS_PRESSED = 4
 """Processes read after one reading, at 150 us each. Short of memory, a reading is due every 10 to 100 ms, and a bomb
 must not keep it waiting: its members' places can."""
 FULL_LOOK_US = 300_000_000

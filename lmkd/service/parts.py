@@ -31,7 +31,7 @@ from lmkd.service.ready import notify_manager, watchdog_interval_s
 from lmkd.service.recordings import Recordings, open_recordings
 from lmkd.service.relay import Relay
 from lmkd.service.requests import Requests
-from lmkd.service.roll import Roll
+from lmkd.service.roll import NEW_LOOKED_AT, Roll
 from lmkd.service.server import Server
 from lmkd.service.simulations import Simulations
 from lmkd.service.watchdog import Watchdog
@@ -68,9 +68,7 @@ class Parts:
         self.watchdog = (
             None
             if alarm is None
-            else Watchdog(
-                kernel, alarm, own_pid, lambda: self.engine.state, self.roll.as_others_have
-            )
+            else Watchdog(kernel, alarm, own_pid, lambda: self.engine.state, self.roll)
         )
         self._read_us = kernel.now_us()
         session = daemon.session
@@ -186,6 +184,7 @@ class Parts:
                 found = self._daemon.kernel.scan(action.domain, action.min_size_kib, details)
                 seen = self.roll.corrected(found)
                 if action.small:
+                    self.roll.look_for_new(NEW_LOOKED_AT)
                     apart = {process.pid for process in seen}
                     small = self.roll.small_ones(action.domain, action.min_size_kib, apart)
                     seen = (*seen, *small)

@@ -267,15 +267,11 @@ class Roll:
         return tuple(self.see(process).process for process in processes)
 
     def small_ones(self, domain: str, below_kib: int, apart: Collection[int]) -> list[Process]:
-        """Return the processes of a domain that are smaller, as they are known, with their sizes as they are now.
-
-        Those of which nothing is known yet are looked at, as many as there is time for.
-        """
-        self.look_for_new(NEW_LOOKED_AT)
+        """Return the known processes of a domain that are smaller, with their sizes as of now. From any thread."""
         small = [
             known.process
-            for pid, known in self.known.items()
-            if pid not in apart
+            for known in list(self.known.values())
+            if known.process.pid not in apart
             and not known.process.kernel_thread
             and is_within(known.process.cgroup, domain)
         ]

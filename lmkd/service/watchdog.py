@@ -13,8 +13,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from lmkd.kernel.interface import Alarm, Kernel
 from lmkd.kernel.locked import raise_priority
@@ -36,8 +37,18 @@ EXIT_LOOKS = 40
 EXIT_LOOK_S = 0.05
 
 
+class Looked(Protocol):
+    """What of the roll may be asked from any thread."""
+
+    def as_others_have(self, processes: Iterable[Process], /) -> list[Process]: ...
+
+    def small_ones(
+        self, domain: str, below_kib: int, apart: Collection[int], /
+    ) -> list[Process]: ...
+
+
 class Watchdog:
-    """Watches one loop. `state` is the heart's as it is now; `corrected` takes out of processes what we wrote there."""
+    """Watches one loop. `state` is the heart's as it is now; of the roll it asks what any thread may ask."""
 
     def __init__(
         self,
@@ -45,13 +56,13 @@ class Watchdog:
         alarm: Alarm,
         own_pid: int,
         state: Callable[[], State],
-        corrected: Callable[[Iterable[Process]], Sequence[Process]],
+        roll: Looked,
     ) -> None:
         self._kernel = kernel
         self._alarm = alarm
         self._own_pid = own_pid
         self._state = state
-        self._corrected = corrected
+        self._roll = roll
         self._window: Window = ()
         self._relieved_us = NEVER_US
         self._beat_us = kernel.now_us()
@@ -133,8 +144,11 @@ class Watchdog:
         if victim is None or not self._is_there(victim):
             details = state.settings.rules.details
             least_kib = least_scanned_kib(state, domain)
-            found = self._corrected(self._kernel.scan(SYSTEM_DOMAIN, least_kib, details))
-            victim = find_first(replace(state, domains={}), domain, found, now_us)
+            found = self._kernel.scan(SYSTEM_DOMAIN, least_kib, details)
+            large = self._roll.as_others_have(found)
+            apart = {process.pid for process in large}
+            small = self._roll.small_ones(SYSTEM_DOMAIN, least_kib, apart)
+            victim = find_first(replace(state, domains={}), domain, [*large, *small], now_us)
         silent_us = self.silent_us()
         # To look through all processes takes its time: the loop may have answered meanwhile.
         if victim is None or silent_us < HUNG_US or not self._end(victim, state):
@@ -180,7 +194,7 @@ class Watchdog:
     def _may_end(self, process: Process, state: State) -> bool:
         identity = (process.pid, process.start_ticks)
         registered = any((app.pid, app.start_ticks) == identity for app in state.apps.values())
-        (judged,) = self._corrected((process,))
+        (judged,) = self._roll.as_others_have((process,))
         return (
             never_kill_reason(judged, state.settings, self._own_pid, registered=registered) is None
         )

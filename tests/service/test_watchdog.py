@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,7 @@ class Scene:
         self.alarm = FakeAlarm(self.kernel)
         self.state = heart.start(replace(SETTINGS, **settings), OWN_PID)
         self.feed(events.DomainOpened(SYSTEM_DOMAIN))
-        self.dog = Watchdog(self.kernel, self.alarm, OWN_PID, self.read_state, self.corrected)
+        self.dog = Watchdog(self.kernel, self.alarm, OWN_PID, self.read_state, self)
 
     def feed(self, event: events.Event) -> None:
         self.state, _ = heart.step(self.state, event, self.kernel.at_us)
@@ -86,8 +86,11 @@ class Scene:
     def read_state(self) -> State:
         return self.state
 
-    def corrected(self, processes: Iterable[Process]) -> Sequence[Process]:
+    def as_others_have(self, processes: Iterable[Process]) -> list[Process]:
         return list(processes)
+
+    def small_ones(self, domain: str, below_kib: int, apart: Collection[int]) -> list[Process]:
+        return [one for one in self.kernel.lent if one.size_kib < below_kib]
 
     def hang(self, us: int) -> None:
         """Let the loop be silent for so long, while the watchdog looks four times a second."""
@@ -209,10 +212,9 @@ def test_whoever_became_untouchable_since_it_was_ranked_is_not_signalled() -> No
     with children(1) as ((child, process),):
         scene = Scene(process)
         # It ranks as what it was; looked at again it is protected.
-        scene.corrected = lambda processes: [  # type: ignore[method-assign]
+        scene.as_others_have = lambda processes: [  # type: ignore[method-assign]
             one if one is process else replace(one, oom_score_adj=-950) for one in processes
         ]
-        scene.dog = Watchdog(scene.kernel, scene.alarm, OWN_PID, scene.read_state, scene.corrected)
         scene.hang(2 * HUNG_US)
         assert child.poll() is None
 
@@ -223,6 +225,18 @@ def test_a_recycled_pid_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> Non
         scene = Scene(replace(process, start_ticks=process.start_ticks - 1))
         scene.hang(2 * HUNG_US)
         assert child.poll() is None
+
+
+def test_many_small_processes_of_one_program_go_before_a_large_one() -> None:
+    with children(13, 5) as started:
+        (editor, editor_process), *swarm = started
+        scene = Scene(
+            replace(editor_process, anon_kib=60 * MIB, exe="/usr/bin/editor"),
+            *(replace(process, anon_kib=8 * MIB) for _, process in swarm),
+        )
+        scene.hang(HUNG_US)
+        assert [child.wait(5) for child, _ in swarm] == [-9] * 12
+        assert editor.poll() is None
 
 
 def test_a_program_that_registered_dies_as_a_unit_and_its_class_counts() -> None:
