@@ -84,7 +84,7 @@ def _verdicts(daemon: Staged) -> list[Row]:
     first = 1
     with instrument():
         for _ in range(VICTIMS // BATCH):
-            deaths_ns = _kill_some(daemon, BATCH)
+            deaths_ns = kill_some(daemon, BATCH)
             at = daemon.board.at
             kills = [kill for kill in range(first, 900) if at[Board.SIGNALS + kill]]
             first = kills[-1] + 1
@@ -116,7 +116,7 @@ def _verdicts(daemon: Staged) -> list[Row]:
     ]
 
 
-def _kill_some(daemon: Staged, count: int) -> list[int]:
+def kill_some(daemon: Staged, count: int) -> list[int]:
     """Have so many victims killed, one after another, and return when each was seen dead."""
     pids = [_fork_victim(4 << 20, 0) for _ in range(count)]
     time.sleep(0.2)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lmkd_proto import ClientConnection, Hello, Notice, Register
@@ -63,20 +63,20 @@ full = "100%"
 class Staged:
     """A running staged daemon."""
 
-    def __init__(self, directory: Path, more: str = "") -> None:
+    def __init__(self, directory: Path, more: str = "", prefix: Sequence[str] = ()) -> None:
         self.path = str(directory / "socket")
         config, board = directory / "lmkd.toml", directory / "board"
         config.write_text(CONFIG + more)
         self.board = Board.make(board)
         self.available(PLENTY_KIB)
         self.log = directory / "log"
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.bench.staged_daemon", self.path, str(config)),
-                *(str(board), str(os.getpid()), str(directory / "state")),
-            ],
-            stderr=self.log.open("wb"),
-        )
+        argv = [
+            *prefix,
+            *(sys.executable, "-m", "tests.bench.staged_daemon", self.path, str(config)),
+            *(str(board), str(os.getpid()), str(directory / "state")),
+        ]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(argv, stderr=log)
         try:
             self.wait(lambda: b" ready" in self.log.read_bytes(), "the daemon")
         except BaseException:
@@ -160,6 +160,7 @@ class Apps:
         return heard
 
     def close(self) -> None:
+        self.epoll.close()
         for sock, _ in self.members.values():
             sock.close()
         for pid in self._pids:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,14 @@ class Stage:
         self.oom_kills = self._oom_kills()
         self.majflt = 0
 
-    def start_daemon(self, config: str = "", program: tuple[str, ...] = ("lmkd",)) -> None:
-        """Start lmkd, or what runs it otherwise, and wait until it listens."""
+    def start_daemon(
+        self,
+        config: str = "",
+        program: tuple[str, ...] = ("lmkd",),
+        *,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """Start lmkd, or what runs it otherwise, by another program if there is a prefix; wait until it listens."""
         path = self.directory / "lmkd.toml"
         path.write_text(config)
         log = self.directory / "daemon.log"
@@ -71,7 +77,11 @@ class Stage:
         before = log.read_bytes().count(b" ready")
         began = now_ms()
         self.daemon = subprocess.Popen(
-            [sys.executable, "-m", *program, "--config", str(path), "--state-dir", "/tmp/state"],
+            [
+                *prefix,
+                *(sys.executable, "-m", *program),
+                *("--config", str(path), "--state-dir", "/tmp/state"),
+            ],
             stderr=log.open("ab"),
             env={**os.environ, "LMKD_SOCKET": SOCKET},
         )
