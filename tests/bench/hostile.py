@@ -230,7 +230,7 @@ def take_all(path: str) -> None:
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    held = []
+    held: list[socket.socket] = []
     while True:
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(5)

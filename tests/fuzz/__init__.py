@@ -5,7 +5,7 @@
 The engine is our own, 300 lines without a dependency: a mutator that knows the words of these formats, over files
 captured from real kernels, the protocol's vectors and a recorded episode. It is guided, though not by counting
 branches: each way out of a parser is a line that raises or a shape that is returned, so an input that leaves by a way
-not seen before joins the corpus. That costs nothing while a parser runs (10,000 to 100,000 inputs a second for most), gives
-the same inputs for the same seed on every Python, and is why it runs in `make test` too. It does not
-solve for what a comparison wants, so the words that are compared with are in its dictionary.
+not seen before joins the corpus. That costs nothing while a parser runs, so most take 10,000 to 100,000 inputs a
+second, and it gives the same inputs for the same seed, which is why it runs in `make test` too. It does not solve for
+what a comparison wants: the words that are compared with are in its dictionary.
 """
