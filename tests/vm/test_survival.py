@@ -39,7 +39,7 @@ def play(machine: Machine, name: str, *arguments: str) -> Outcome:
 
 
 def middle(episodes: list[Event], what: str) -> float:
-    return median(episode[what] for episode in episodes)
+    return float(median(episode["held"][what] for episode in episodes))
 
 
 def test_many_episodes_in_a_row_leave_the_daemon_as_it_was(vm_noswap: Machine) -> None:
@@ -47,7 +47,8 @@ def test_many_episodes_in_a_row_leave_the_daemon_as_it_was(vm_noswap: Machine) -
     outcome = play(vm_noswap, "episodes", str(EPISODES))
     episodes = outcome.of("stage", "episode")
     assert [episode["number"] for episode in episodes] == list(range(1, EPISODES + 1))
-    assert len(outcome.history) == EPISODES
+    with_kills = [episode for episode in outcome.history if episode["kills"]]
+    assert len(with_kills) == EPISODES
     assert [kill["pid"] for kill in outcome.records("kill")] == [leak["pid"] for leak in episodes]
     assert outcome.alive == ["keeper", "ballast"]
     assert outcome.oom_kills == 0

@@ -55,7 +55,7 @@ def main() -> None:
         os.kill(stage.daemon.pid, signal.SIGKILL)
         stage.daemon.wait()
         was_dead = leak.has_ended()
-        told = [event["level"] for event in apps[0].events() if event["what"] == "notice"]
+        levels = [event["level"] for event in apps[0].events() if event["what"] == "notice"]
         after_ms = now_ms() - began_ms
         stage.start_daemon(QUICK)
         come_back = stage.wait(
@@ -75,7 +75,7 @@ def main() -> None:
             pid=leak.pid,
             code=leak.code,
             dead_before=was_dead,
-            level=told[-1] if told else "normal",
+            level=levels[-1] if levels else "normal",
             back=come_back,
             ended=ended,
         )
