@@ -40,7 +40,7 @@ TOTAL_KIB = 4 << 20
 class Board:
     """Numbers that two processes share; each is written by one of them, in one piece."""
 
-    AVAILABLE_KIB, TOLD, TOLD_AT_NS = 0, 1, 2
+    AVAILABLE_KIB, TOLD, TOLD_AT_NS, DECIDED_NS = 0, 1, 2, 3
     VERDICTS, SIGNALS = 1_000, 2_000
     """By kill: when SIGKILL was decided, and when it had gone out; SIGTERM 10,000 further on."""
     TERM = 10_000
@@ -139,6 +139,7 @@ class NotingHeart:
                 self.board.at[place + action.kill] = time.monotonic_ns()
             elif isinstance(action, Notify) and isinstance(event, ReadingTaken):
                 self.board.at[Board.TOLD_AT_NS] = event.reading.at_us * 1000
+                self.board.at[Board.DECIDED_NS] = time.monotonic_ns()
                 self.board.at[Board.TOLD] += 1
                 break
         return state, actions

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmkd_proto import ClientConnection, Hello, Notice, Register
 
+from lmkd.kernel.locked import lock_memory
 from tests.bench.staged_daemon import TOTAL_KIB, Board
 
 PLENTY_KIB = TOTAL_KIB // 2
@@ -202,7 +203,11 @@ def busy_processors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def instrument() -> Iterator[str]:
-    """Run the clock that we measure by before ordinary tasks, or it would measure its own wait for a processor."""
+    """Run the clock that we measure by before ordinary tasks, and in locked memory.
+
+    Or it would measure its own wait for a processor, and for its own code, which the stall generator drops.
+    """
+    lock_memory()
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except PermissionError:
