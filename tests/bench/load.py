@@ -64,7 +64,7 @@ def _episode(directory: Path) -> Row:
         apps = Apps(daemon.path, APPS, "foreground")
         try:
             daemon.available(MEDIUM_KIB)
-            if len(apps.hear("medium", 5)) < APPS:
+            if len(apps.hear("medium", 15)) < APPS:
                 raise RuntimeError("no episode came of it")
             percent = _percent(daemon.process.pid, EPISODE_S)
             daemon.available(PLENTY_KIB)

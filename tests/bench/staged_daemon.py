@@ -44,6 +44,8 @@ class Board:
     VERDICTS, SIGNALS = 1_000, 2_000
     """By kill: when SIGKILL was decided, and when it had gone out; SIGTERM 10,000 further on."""
     TERM = 10_000
+    RELEASED = 4_000
+    """By kill: when process_mrelease had given its memory back."""
     LENGTH = 16_000
 
     def __init__(self, path: str) -> None:
@@ -91,6 +93,12 @@ class NotingVictim(PidfdVictim):
         reached = super().send(what)
         noting_heart.note_signal(self._board, what)
         return reached
+
+    def release_memory(self) -> bool:
+        is_released = super().release_memory()
+        if is_released:
+            noting_heart.note_release(self._board)
+        return is_released
 
 
 class StagedMachine(Machine):
@@ -149,6 +157,10 @@ class NotingHeart:
         place = Board.SIGNALS + (Board.TERM if what is Signal.TERM else 0) + self._kill
         if not board.at[place]:
             board.at[place] = time.monotonic_ns()
+
+    def note_release(self, board: Board) -> None:
+        """Note that the memory of the latest kill's victim is back."""
+        board.at[Board.RELEASED + self._kill] = time.monotonic_ns()
 
 
 noting_heart = NotingHeart()
