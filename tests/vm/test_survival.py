@@ -16,7 +16,7 @@ from .machine import Machine
 from .test_scenarios import Event, Outcome, timeline
 
 EPISODES = int(os.environ.get("LMKD_VM_EPISODES", "100"))
-"""1.1 s each on a machine of two processors that has nothing else to do."""
+"""2 s each on a machine of two processors that has nothing else to do."""
 MURDERS = int(os.environ.get("LMKD_VM_MURDERS", "20"))
 SEED = 4
 TIMEOUT_S = 900

@@ -15,11 +15,16 @@ import subprocess
 import sys
 import time
 
-from tests.vm.guest.episodes import HISTORY, QUICK, episodes_written, start_ballast
+from tests.vm.guest.episodes import (
+    HISTORY,
+    QUICK,
+    RATE_MIB_S,
+    episodes_written,
+    start_ballast,
+)
 from tests.vm.guest.leaking import Leak, available_mib
 from tests.vm.guest.stage import Stage, now_ms
 
-RATE_MIB_S = 100
 LEFT_MIB = 14
 """What the leak leaves: the critical floor of this machine is at 23, the emergency's at 9."""
 BEYOND = 1.3
