@@ -31,7 +31,14 @@ _CODE = re.compile(r"\.(py|pyc|pth|so)[.0-9]*\"")
 
 
 def window(lines: Sequence[str]) -> list[str]:
-    """Return the calls from the reading that turned critical to the first SIGKILL, both included."""
+    """Return the calls from the reading that turned critical to the first SIGKILL, both included.
+
+    What was said in the rehearsal at the start is not counted: nobody was killed in it.
+    """
+    rehearsed = max(
+        (n for n, line in enumerate(lines) if "the rehearsal is over" in line), default=-1
+    )
+    lines = lines[rehearsed + 1 :]
     killed = next(
         n for n, line in enumerate(lines) if "pidfd_send_signal" in line and "SIGKILL" in line
     )
