@@ -128,11 +128,12 @@ class Daemon:
                     leaving.callback(remove_socket, self.socket_path, inode)
                 # From here on SIGHUP no longer ends us, and who hears READY may send it.
                 await nursery.start(parts.obey_signals, nursery.cancel_scope)
+                if self.rehearses:
+                    # Before anything else runs: what it says is not written.
+                    await self._rehearse(hand, clerk)
                 nursery.start_soon(parts.server.serve)
                 if parts.relay is not None:
                     nursery.start_soon(parts.relay.run)
-                if self.rehearses:
-                    await self._rehearse(hand, clerk)
                 parts.monitor.follow(globs_of(parts.engine.state.settings))
                 parts.start_watching_ourselves(nursery)
                 self.prepare(self.kernel)

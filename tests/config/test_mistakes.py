@@ -159,7 +159,7 @@ from .files import mistakes_of, write
         ('[thrash]\nlow = "60%"', "2:7: thrash.low: a higher level has more refaults"),
         ('[forecast]\nmedium = "6s"', "2:10: forecast.medium: a higher level has less time left"),
         (
-            '[timing]\nread_pressed = "2s"',
+            '[timing]\nread_pressed = "3s"',
             "2:16: timing.read_pressed: read more often under pressure: timing.read_pressed must be",
         ),
         (
