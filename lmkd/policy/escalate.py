@@ -43,10 +43,10 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
         return domain
     now_us = turn.now_us
     if kill.sigkill_sent_us is None:
-        if domain.judgement is not None:
-            exit_us = _time_to_exit_us(turn, domain, domain.judgement)
-            kill = replace(kill, sigkill_us=min(kill.sigkill_us, kill.started_us + exit_us))
-            domain = replace(domain, in_flight=kill)
+        assert domain.judgement is not None  # or nothing would be in flight
+        exit_us = _time_to_exit_us(turn, domain, domain.judgement)
+        kill = replace(kill, sigkill_us=min(kill.sigkill_us, kill.started_us + exit_us))
+        domain = replace(domain, in_flight=kill)
         if now_us >= kill.sigkill_us:
             if _became_system(turn, kill.victim):
                 turn.act(ReleaseVictim(domain.domain, kill.kill))
