@@ -8,6 +8,7 @@ The memory is 1 GiB of a victim at nice 19; it is back when process_mrelease has
 whichever is first. (How much the machine has free says nothing while others take some.)
 """
 
+import ctypes
 import mmap
 import os
 import select
@@ -29,6 +30,7 @@ from tests.bench.staging import (
     staged,
 )
 
+PR_SET_PDEATHSIG = 1
 VICTIMS = 200
 BATCH = 20
 LIMIT_MS = 2
@@ -150,6 +152,7 @@ def _fork_victim(held_bytes: int, nice: int) -> int:
     pid = os.fork()
     if not pid:
         try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # nor does it outlive us
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             Path("/proc/self/comm").write_text("victim")
             held = mmap.mmap(-1, held_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
