@@ -136,6 +136,9 @@ class Apps:
                 if time.monotonic() > deadline:
                     raise RuntimeError("an app could not connect")
                 time.sleep(0.002)
+            # The child says hello after it has connected; until it is welcomed, nothing else may be said.
+            if not select.select([sock], [], [], 10)[0]:
+                raise RuntimeError("an app was not welcomed")
             sock.sendall(connection.send(Register(1, "app", app_class, 1 << 20)))
             self.epoll.register(sock.fileno(), select.EPOLLIN)
         self.drain(0.5)
