@@ -66,7 +66,11 @@ def why_it(record: Row) -> str:
         by = f" (by the rule {rule!r})"
     else:
         by = f" ({why})" if why else ""
-    return f"It came first: {app_class}{by} is the lowest class with anything worth ending."
+    grown_kib = number(record, "grown_kib")
+    grown = (
+        f" It had grown by {size_words(grown_kib)} since the episode began." if grown_kib else ""
+    )
+    return f"It came first: {app_class}{by} is the lowest class with anything worth ending.{grown}"
 
 
 def describe_signal(record: Row, name: str) -> str:
