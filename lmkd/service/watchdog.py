@@ -94,8 +94,9 @@ class Watchdog:
     def close(self) -> None:
         """End the thread. From the loop."""
         self._closing = True
-        self._alarm.call()
-        self._thread.join()
+        if self._thread.ident is not None:  # it may not have come to be started
+            self._alarm.call()
+            self._thread.join()
         self._alarm.close()
 
     # --- in the thread -----------------------------------------------------------------------------------
@@ -137,8 +138,8 @@ class Watchdog:
     def _end_first(self, judgement: Judgement) -> None:
         state, now_us = self._state(), self._kernel.now_us()
         domain = state.domains.get(SYSTEM_DOMAIN)
-        if domain is None or state.settings.dry_run:
-            return
+        if domain is None or domain.relayed is not None or state.settings.dry_run:
+            return  # who dies for a relayed level is for the other daemon to say
         domain = replace(domain, window=self._window, judgement=judgement)
         victim = None if domain.in_flight is None else domain.in_flight.victim
         if victim is None or not self._is_there(victim):

@@ -208,6 +208,20 @@ def test_who_may_not_be_ended_by_the_policy_is_not_ended_by_the_watchdog(
         assert scene.dog.beat(Level.CRITICAL, 10_000) == []
 
 
+def test_where_another_daemon_says_the_level_it_ends_nobody() -> None:
+    with children(1) as ((child, process),):
+        scene = Scene(process)
+        scene.feed(events.LevelRelayed(SYSTEM_DOMAIN, Level.CRITICAL, "theirs"))
+        scene.hang(2 * HUNG_US)
+        assert child.poll() is None
+
+
+def test_one_that_was_never_started_is_closed_all_the_same() -> None:
+    scene = Scene()
+    scene.dog.close()
+    assert scene.alarm.closed
+
+
 def test_whoever_became_untouchable_since_it_was_ranked_is_not_signalled() -> None:
     with children(1) as ((child, process),):
         scene = Scene(process)
