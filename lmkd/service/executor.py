@@ -192,6 +192,8 @@ class Executor:
             return f"it has moved to {process.cgroup} since, which is not in {domain}"
         if victim.unit is Unit.CGROUP and not is_within(process.cgroup, victim.cgroup):
             return f"it has moved to {process.cgroup} since, out of {victim.cgroup}"
+        if victim.unit is Unit.SWARM and process.cgroup != victim.cgroup:
+            return f"it has moved to {process.cgroup} since, away from its like"
         never = self._never(process)
         if never is not None:
             return f"it is never killed as it is now: {never}"

@@ -61,9 +61,10 @@ async def test_whoever_of_a_swarm_has_changed_since_is_let_be(autojump_clock: Mo
         scene.kernel.exec_(pool[1], "sshd", exe="/usr/sbin/sshd")
         scene.kernel.recycle(pool[2], "other")
         scene.kernel.move(pool[3], "/elsewhere")
+        scene.kernel.move(pool[4], f"{JOB}/elsewhere")
         scene.executor.signal(SendSignal(JOB, 1, victim, Signal.TERM))
         scene.executor.signal(SendSignal(JOB, 1, victim, Signal.KILL))
-        assert signalled(scene) == {*pool} - {*pool[1:4]}
+        assert signalled(scene) == {*pool} - {*pool[1:5]}
 
 
 async def test_a_member_that_became_untouchable_after_sigterm_is_let_go(
