@@ -295,6 +295,19 @@ def need_kib(window: Window, settings: Settings) -> int:
     return max(short_kib + soon_kib, last.total_kib // 50)
 
 
+def is_file_bound(window: Window, settings: Settings) -> bool:
+    """Whether it is file pages that are short: more is available than at medium, and hardly anything goes to swap.
+
+    Where swap fills, by a fiftieth of the memory in three seconds, it is programs that take the memory, whatever is
+    available in between: a fork bomb stalled everybody with a fifth available, as swap took the rest (the arena).
+    """
+    last = window[-1]
+    if last.available_kib < settings.floor[Level.MEDIUM].leave.of(last.total_kib):
+        return False
+    most_free_kib = max(reading.swap_free_kib for reading in window)
+    return most_free_kib - last.swap_free_kib < last.total_kib // 50
+
+
 def judge(
     window: Window, settings: Settings, held: Mapping[str, Level], relieved_us: int
 ) -> Judgement:
@@ -326,7 +339,7 @@ def judge(
         exhausted,
         emergency,
         need_kib(window, settings),
-        last.available_kib >= settings.floor[Level.MEDIUM].leave.of(last.total_kib),
+        is_file_bound(window, settings),
     )
 
 

@@ -282,6 +282,10 @@ class Roll:
             if (size_kib := sizes_kib.get(process.pid, below_kib)) < below_kib
         ]
 
+    def is_known(self, pid: int) -> bool:
+        """Whether a process of this pid is on the roll. From any thread."""
+        return pid in self.known
+
     def note_sizes(self, domain: str) -> tuple[tuple[int, int, int], ...]:
         """Return what known processes of a domain hold in memory now, but for the smallest: (pid, start_ticks, KiB)."""
         inside = [

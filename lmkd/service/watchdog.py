@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
 from lmkd.kernel.interface import Alarm, Kernel
@@ -33,6 +34,7 @@ HUNG_US = 2_000_000
 LOOK_S = 0.25
 AWAKE_US = 5_000_000
 """Kept looking for so long after a stall."""
+NEWCOMERS_MOST = 100
 EXIT_LOOKS = 40
 EXIT_LOOK_S = 0.05
 
@@ -41,6 +43,8 @@ class Looked(Protocol):
     """What of the roll may be asked from any thread."""
 
     def as_others_have(self, processes: Iterable[Process], /) -> list[Process]: ...
+
+    def is_known(self, pid: int, /) -> bool: ...
 
     def small_ones(
         self, domain: str, below_kib: int, apart: Collection[int], /
@@ -149,7 +153,8 @@ class Watchdog:
             large = self._roll.as_others_have(found)
             apart = {process.pid for process in large}
             small = self._roll.small_ones(SYSTEM_DOMAIN, least_kib, apart)
-            victim = find_first(replace(state, domains={}), domain, [*large, *small], now_us)
+            seen = [*large, *small, *self._newcomers(apart, least_kib)]
+            victim = find_first(replace(state, domains={}), domain, seen, now_us)
         silent_us = self.silent_us()
         # To look through all processes takes its time: the loop may have answered meanwhile.
         if victim is None or silent_us < HUNG_US or not self._end(victim, state):
@@ -157,6 +162,14 @@ class Watchdog:
         self._relieved_us = self._kernel.now_us()
         reason = f"{judgement.reason}, and the loop had not answered for {silent_us // 1000} ms"
         self._killed.append(WatchdogKilled(SYSTEM_DOMAIN, victim, reason))
+
+    def _newcomers(self, apart: Collection[int], below_kib: int) -> list[Process]:
+        """Read some of those that the roll does not know yet: the loop may hang in reading a thousand of them."""
+        pids = sorted(self._kernel.pids(), reverse=True)  # mostly the youngest first
+        unknown = (pid for pid in pids if pid not in apart and not self._roll.is_known(pid))
+        found = (self._kernel.process(pid) for pid in islice(unknown, NEWCOMERS_MOST))
+        there = [one for one in found if one is not None and not one.kernel_thread]
+        return self._roll.as_others_have([one for one in there if one.size_kib < below_kib])
 
     def _is_there(self, victim: Victim) -> bool:
         process = self._kernel.process(victim.pid)

@@ -226,6 +226,21 @@ def test_a_steady_thrash_of_file_pages_ends_the_cached_and_the_background_and_no
     assert only(RaiseAlarm, out)
 
 
+@pytest.mark.parametrize(("swapped_mib", "signalled"), [(0, []), (19, []), (20, [(11, "SIGTERM")])])
+def test_a_stall_with_plenty_available_while_swap_fills_is_no_matter_of_file_pages(
+    swapped_mib: int, signalled: list[tuple[int, str]]
+) -> None:
+    """A fork bomb: everybody stalls with a fifth available, for swap takes what it takes."""
+    scene = Scene()
+    for at_ms in (0, 1000, 2000, 3000):
+        scene.read(
+            at_ms, 200, some_ms=at_ms * 9 // 10, full_ms=at_ms * 6 // 10, scanned=at_ms * 10,
+            anon_mib=600, swap_total_mib=400, swap_free_mib=400 - swapped_mib * at_ms // 3000,
+        )  # fmt: skip
+    builder = process(11, 600 + swapped_mib, swap_mib=swapped_mib)
+    assert signals(scene.scan(3000, builder)) == signalled
+
+
 def test_where_the_cache_is_squeezed_out_by_programs_the_largest_goes_all_the_same() -> None:
     """The classic freeze: programs hold nearly all, what is left of the cache thrashes, little is available."""
     scene = Scene()

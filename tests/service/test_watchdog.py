@@ -68,6 +68,13 @@ class FakeKernel(Machine):
     def now_us(self) -> int:
         return self.at_us
 
+    def pids(self) -> list[int]:
+        return [one.pid for one in self.lent]
+
+    def process(self, pid: int, *details: Any) -> Process | None:
+        """Read one of those that are lent, and nobody else: what is found here may be ended."""
+        return super().process(pid) if pid in self.pids() else None
+
     def scan(self, domain: str, min_size_kib: int, *details: Any) -> list[Process]:
         return [one for one in self.lent if one.size_kib >= min_size_kib]
 
@@ -77,6 +84,7 @@ class Scene:
         self.kernel = FakeKernel(*lent)
         self.alarm = FakeAlarm(self.kernel)
         self.state = heart.start(replace(SETTINGS, **settings), OWN_PID)
+        self.newcomers: set[int] = set()
         self.feed(events.DomainOpened(SYSTEM_DOMAIN))
         self.dog = Watchdog(self.kernel, self.alarm, OWN_PID, self.read_state, self)
 
@@ -91,6 +99,9 @@ class Scene:
 
     def small_ones(self, domain: str, below_kib: int, apart: Collection[int]) -> list[Process]:
         return [one for one in self.kernel.lent if one.size_kib < below_kib]
+
+    def is_known(self, pid: int) -> bool:
+        return pid not in self.newcomers
 
     def hang(self, us: int) -> None:
         """Let the loop be silent for so long, while the watchdog looks four times a second."""
@@ -251,6 +262,18 @@ def test_many_small_processes_of_one_program_go_before_a_large_one() -> None:
         scene.hang(HUNG_US)
         assert [child.wait(5) for child, _ in swarm] == [-9] * 12
         assert editor.poll() is None
+
+
+def test_newcomers_that_the_roll_has_not_come_to_count_as_well() -> None:
+    with children(12, 1) as started:
+        scene = Scene()
+        scene.kernel.lent = [process for _, process in started]
+        scene.newcomers = {process.pid for _, process in started}
+        scene.small_ones = lambda *_: []  # type: ignore[method-assign]
+        sizes = {process.pid: replace(process, anon_kib=8 * MIB) for _, process in started}
+        scene.kernel.process = lambda pid, *_: sizes.get(pid)  # type: ignore[method-assign]
+        scene.hang(HUNG_US)
+        assert [child.wait(5) for child, _ in started] == [-9] * 12
 
 
 def test_a_program_that_registered_dies_as_a_unit_and_its_class_counts() -> None:
