@@ -1,8 +1,9 @@
 """Swarms: many small processes of one program, which together are worth a kill that none of them is worth alone.
 
 A leak spread over 300 workers, or a fork bomb, holds no victim: each is a crumb, and 716 kills of 4 MB are no answer
-(PEERS, death by crumbs). They are counted together where they are of one kin: the same executable, of one user, in one
-cgroup and one session. So neither the other shells of a terminal nor every script of an interpreter becomes one.
+(PEERS, death by crumbs). They are counted together where they are of one kin: the same executable under the same name,
+of one user, in one cgroup and one session. So neither the shells of other terminals nor every script of an interpreter
+becomes one.
 
 Of a swarm are only those that are too small by themselves. Whoever registered has a place of its own, and so has what
 is in another unit already. As many die as cover the need, the largest first: of twenty tabs five. Where there are more
@@ -28,13 +29,14 @@ class Kin(NamedTuple):
     cgroup: str
     uid: int
     session: int
-    program: str
-    """The executable; where it cannot be read, the comm."""
+    exe: str
+    """"" where it cannot be read."""
+    comm: str
 
 
 def kin_of(process: Process) -> Kin:
     """Return what a process has in common with those of its swarm."""
-    return Kin(process.cgroup, process.uid, process.session, process.exe or process.comm)
+    return Kin(process.cgroup, process.uid, process.session, process.exe, process.comm)
 
 
 def find_kin(
