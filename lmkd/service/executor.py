@@ -92,7 +92,11 @@ class _Hold:
 
 
 class Executor:
-    """The hands of the heart. `look` reads a process as the rules are to judge it; None when it is gone."""
+    """The hands of the heart.
+
+    `look` reads a process as the rules are to judge it; None when it is gone. `alive` is called now and then in what
+    takes long.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class Executor:
         own_pid: int,
         hand: Hand,
         look: Callable[[int], Process | None],
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._kernel = kernel
         self._engine = engine
@@ -109,6 +114,7 @@ class Executor:
         self._own_pid = own_pid
         self._hand = hand
         self._look = look
+        self._alive = alive
         self._holds: dict[int, _Hold] = {}
 
     def signal(self, action: SendSignal) -> None:
@@ -169,6 +175,7 @@ class Executor:
         hold = self._holds[action.kill] = _Hold(victim, [])
         # The first of them have their signal before the last is looked at: three hundred take 50 ms.
         for at in range(0, len(victim.members), SWARM_AT_ONCE):
+            self._alive()
             for handle in hold_all(self._kernel, victim.members[at : at + SWARM_AT_ONCE]):
                 process = self._look(handle.pid)
                 changed = self._look_again(action.domain, victim, process)
@@ -239,7 +246,9 @@ class Executor:
         if hold.victim.unit is Unit.SWARM:
             assert hold.root is not None
             held = {handle.pid for handle in hold.handles}
+            self._alive()
             kin = find_kin_of(self._kernel, self._look, hold.root, held)
+            self._alive()
             self._hold_more(hold, [one for one in kin if self._is_free(one)])
         else:
             self._hold_tree(hold)
@@ -294,7 +303,9 @@ class Executor:
         """Let go of those who have become somebody that is never killed since SIGTERM."""
         # The first of others is the heart's own choice, and it has looked again.
         first = 0 if hold.victim.unit is Unit.SWARM else 1
-        for handle in hold.handles[first:]:
+        for number, handle in enumerate(hold.handles[first:]):
+            if number % SWARM_AT_ONCE == 0:
+                self._alive()
             process = self._look(handle.pid)
             if process is not None and self._never(process) is not None:
                 hold.handles.remove(handle)
@@ -371,10 +382,14 @@ class Executor:
 
     async def _wait_all(self, hold: _Hold) -> None:
         """Wait for all that is held. Who was born into it as it died is part of it, and is signalled, too."""
-        ended: list[VictimHandle] = []
+        ended: set[VictimHandle] = set()  # a thousand of a bomb end one by one
         while True:
             left = [handle for handle in hold.handles if handle not in ended]
             if not left and hold.breeds and self._hold_born(hold):
+                if hold.last_word is Signal.KILL:
+                    self._end_breeding(
+                        hold
+                    )  # stopped first: to kill one after another is a race with their forks
                 left = [handle for handle in hold.handles if handle not in ended]
                 for handle in left:
                     handle.send(hold.last_word)
@@ -383,7 +398,7 @@ class Executor:
             with trio.CancelScope() as hold.wait:
                 hold.waited_for = left[0]
                 await left[0].wait_exit()
-            ended.append(left[0])
+            ended.add(left[0])
 
     def _note_kill(self, hold: _Hold) -> None:
         """Leave the marks on the cgroup that systemd-oomd leaves, so that whoever shows its kills shows ours."""

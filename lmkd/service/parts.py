@@ -62,7 +62,9 @@ class Parts:
         self.projection = Projection(kernel, daemon.state_dir, clerk.do)
         self.roll = Roll(kernel, self.projection, settings, own_pid, kernel.now_us, config.project)
         self.births: Births = open_births(kernel, self.roll, config)
-        self.executor = Executor(kernel, self.engine, nursery, own_pid, hand, self._look)
+        self.executor = Executor(
+            kernel, self.engine, nursery, own_pid, hand, self._look, self._note_alive
+        )
         self.monitor = Monitor(kernel, self.engine, nursery, self._looked)
         alarm = kernel.open_alarm()
         self.watchdog = (
@@ -154,6 +156,11 @@ class Parts:
         known = self.roll.look(pid)
         return None if known is None else known.process
 
+    def _note_alive(self) -> None:
+        """Say to the watchdog that this is slow work, and no hang."""
+        if self.watchdog is not None:
+            self.watchdog.note_alive()
+
     def _looked(self) -> None:
         """The system was read: the roll is looked after in the same rhythm, and needs no timer of its own."""
         level = self.engine.state.domains[SYSTEM_DOMAIN].level
@@ -182,11 +189,14 @@ class Parts:
             case actions.ScanProcesses():
                 details = self.engine.state.settings.rules.details
                 found = self._daemon.kernel.scan(action.domain, action.min_size_kib, details)
+                self._note_alive()
                 seen = self.roll.corrected(found)
                 if action.small:
                     self.roll.look_for_new(NEW_LOOKED_AT)
                     apart = {process.pid for process in seen}
+                    self._note_alive()
                     small = self.roll.small_ones(action.domain, action.min_size_kib, apart)
+                    self._note_alive()
                     seen = (*seen, *small)
                 self.engine.feed(events.ProcessesScanned(action.domain, seen))
             case actions.NoteSizes():

@@ -95,6 +95,10 @@ class Watchdog:
             killed.append(self._killed.popleft())
         return killed
 
+    def note_alive(self) -> None:
+        """Say that the loop is at work on something long, and not hanging. From the loop."""
+        self._beat_us = self._kernel.now_us()
+
     def close(self) -> None:
         """End the thread. From the loop."""
         self._closing = True

@@ -175,6 +175,15 @@ def test_a_loop_that_answers_while_processes_are_looked_through_is_left_to_do_it
         assert child.poll() is None
 
 
+def test_a_loop_that_is_at_work_on_something_long_is_left_to_it() -> None:
+    with children(1) as ((child, process),):
+        scene = Scene(process)
+        for _ in range(8):
+            scene.hang(1_000_000)
+            scene.dog.note_alive()
+        assert child.poll() is None
+
+
 def test_without_an_emergency_a_silent_loop_is_nobodys_death() -> None:
     with children(1) as ((child, process),):
         scene = Scene(process)
