@@ -35,7 +35,10 @@ reading takes 50-100 us: 256 groups that anybody may make and press would else t
 
 
 class Monitor:
-    """Keeps one watching task for each domain that is there. `looked` is called after each reading of the system."""
+    """Keeps one watching task for each domain that is there.
+
+    `looking` is called when the system has been read and before that is judged, `looked` afterwards.
+    """
 
     def __init__(
         self,
@@ -43,11 +46,13 @@ class Monitor:
         engine: Engine,
         nursery: trio.Nursery,
         looked: Callable[[], None] = lambda: None,
+        looking: Callable[[], None] = lambda: None,
     ) -> None:
         self._kernel = kernel
         self._engine = engine
         self._nursery = nursery
         self._looked = looked
+        self._looking = looking
         self._watched: dict[str, trio.CancelScope] = {}
         self._settled_us = 0
         self._globs: tuple[str, ...] = ()
@@ -174,6 +179,8 @@ class Monitor:
     def _read(self, name: str, domain: Domain) -> bool:
         try:
             reading = domain.read(self._kernel.now_us())
+            if name == SYSTEM_DOMAIN:
+                self._looking()
             if reading is not None:
                 self._engine.feed(ReadingTaken(reading))  # which may look at processes
         except MalformedKernelFile as error:

@@ -65,7 +65,7 @@ class Parts:
         self.executor = Executor(
             kernel, self.engine, nursery, own_pid, hand, self._look, self._note_alive
         )
-        self.monitor = Monitor(kernel, self.engine, nursery, self._looked)
+        self.monitor = Monitor(kernel, self.engine, nursery, self._looked, self._looking)
         alarm = kernel.open_alarm()
         self.watchdog = (
             None
@@ -160,6 +160,12 @@ class Parts:
         """Say to the watchdog that this is slow work, and no hang."""
         if self.watchdog is not None:
             self.watchdog.note_alive()
+
+    def _looking(self) -> None:
+        """Before a reading is judged: what the watchdog did meanwhile, so that nobody dies for the stall of then."""
+        if self.watchdog is not None:
+            for killed in self.watchdog.take_killed():
+                self.engine.feed(killed)
 
     def _looked(self) -> None:
         """The system was read: the roll is looked after in the same rhythm, and needs no timer of its own."""

@@ -90,6 +90,10 @@ class Watchdog:
             self._pressed = True
             self._alarm.call()
         self._pressed = pressed
+        return self.take_killed()
+
+    def take_killed(self) -> list[WatchdogKilled]:
+        """Return what was done since this was asked last. From the loop, before it judges anything."""
         killed = []
         while self._killed:
             killed.append(self._killed.popleft())
@@ -163,9 +167,14 @@ class Watchdog:
         # To look through all processes takes its time: the loop may have answered meanwhile.
         if victim is None or silent_us < HUNG_US or not self._end(victim, state):
             return
-        self._relieved_us = self._kernel.now_us()
         reason = f"{judgement.reason}, and the loop had not answered for {silent_us // 1000} ms"
+        # Said at once: should the loop answer now, the stall of before is no reason for it to end another one.
         self._killed.append(WatchdogKilled(SYSTEM_DOMAIN, victim, reason))
+        for _ in range(EXIT_LOOKS):
+            if not self._is_there(victim):
+                break
+            time.sleep(EXIT_LOOK_S)
+        self._relieved_us = self._kernel.now_us()
 
     def _newcomers(self, apart: Collection[int], below_kib: int) -> list[Process]:
         """Read some of those that the roll does not know yet: the loop may hang in reading a thousand of them."""
@@ -180,7 +189,7 @@ class Watchdog:
         return process is not None and process.start_ticks == victim.start_ticks
 
     def _end(self, victim: Victim, state: State) -> bool:
-        """Kill a victim with all that dies with it, and wait a while for the end; False when nobody was reached."""
+        """Kill a victim with all that dies with it; False when nobody was reached."""
         members = [one for one in self._members(victim) if self._may_end(one, state)]
         if victim.unit is Unit.CGROUP and len(members) != len(self._members(victim)):
             return False  # as a whole or not at all
@@ -189,13 +198,7 @@ class Watchdog:
         for handle in handles:
             handle.release_memory()
             handle.close()
-        if not any(reached):
-            return False
-        for _ in range(EXIT_LOOKS):
-            if not self._is_there(victim):
-                break
-            time.sleep(EXIT_LOOK_S)
-        return True
+        return any(reached)
 
     def _members(self, victim: Victim) -> list[Process]:
         look = self._kernel.process
