@@ -8,7 +8,7 @@ from __future__ import annotations
 from lmkd.ctl.result import Row, flag, number, text
 from lmkd.ctl.words import list_words, size_words, time_words
 
-_UNIT_WORDS = {
+UNIT_WORDS = {
     "tree": " with its descendants",
     "cgroup": " with its whole cgroup",
     "swarm": " with its like",
@@ -27,7 +27,7 @@ def describe_victim(record: Row) -> str:
 
 def describe_order(record: Row) -> str:
     """Return what was done to whom, and why, as one sentence."""
-    victim = describe_victim(record) + _UNIT_WORDS.get(text(record, "unit"), "")
+    victim = describe_victim(record) + UNIT_WORDS.get(text(record, "unit"), "")
     count = number(record, "count") or 1
     victim += f", {count} processes" if count > 1 else ""
     reason = text(record, "reason", "it is not said why")

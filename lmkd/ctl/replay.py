@@ -14,7 +14,7 @@ import lmkd
 from lmkd.config import ConfigError, load_config
 from lmkd.ctl.arguments import DONE, FAILED
 from lmkd.ctl.commands import CommandFailed
-from lmkd.ctl.kills import describe_exit, describe_failure, describe_victim
+from lmkd.ctl.kills import UNIT_WORDS, describe_exit, describe_failure, describe_victim
 from lmkd.ctl.page import Block, Line, Page
 from lmkd.ctl.recordings import NAMED_MOST
 from lmkd.ctl.result import flag, number, printable, text
@@ -38,11 +38,6 @@ from lmkd.replay.verdicts import Verdict, first_difference, plain_verdicts, verd
 FILE_MOST = 64 << 20
 _TIME_WIDTH = 10
 _MARGIN = "    "
-_WITH = {
-    "tree": " with its descendants",
-    "cgroup": " with its whole cgroup",
-    "swarm": " with its like",
-}
 
 
 def run_replay(
@@ -306,7 +301,7 @@ def _who(death: Death) -> str:
         "class": death.app_class,
         "size_kib": death.size_kib,
     }
-    return describe_victim(victim) + _WITH.get(death.unit, "")
+    return describe_victim(victim) + UNIT_WORDS.get(death.unit, "")
 
 
 def _where(domain: str) -> str:

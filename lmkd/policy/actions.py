@@ -57,6 +57,11 @@ class ScanProcesses:
     small: bool = False
     """Whether the smaller ones are wanted as well, as they are known, with their sizes alone read now."""
 
+    @property
+    def least_seen_kib(self) -> int:
+        """The size from which on processes are in the answer."""
+        return 0 if self.small else self.min_size_kib
+
 
 @dataclass(frozen=True, slots=True)
 class NoteSizes:

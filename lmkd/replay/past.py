@@ -145,8 +145,8 @@ class Past:
         waiting: _Waiting,
     ) -> None:
         match action:
-            case actions.ScanProcesses(domain, least_kib, small):
-                least_kib = 0 if small else least_kib
+            case actions.ScanProcesses(domain):
+                least_kib = action.least_seen_kib
                 self._take_ask(step.number, actions.ScanProcesses, domain, least_kib, waiting)
             case actions.MeasureApps(domain):
                 self._take_ask(step.number, actions.MeasureApps, domain, 0, waiting)

@@ -211,7 +211,7 @@ class OtherRun:
     def _scan(self, ask: actions.ScanProcesses) -> Event:
         if not self._seen:
             self._look_ahead()
-        least_kib = 0 if ask.small else ask.min_size_kib
+        least_kib = ask.least_seen_kib
         self.least_kib = least_kib if self.least_kib is None else min(self.least_kib, least_kib)
         return events.ProcessesScanned(ask.domain, self._estimate.scan(ask.domain, least_kib))
 

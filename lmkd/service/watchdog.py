@@ -190,8 +190,9 @@ class Watchdog:
 
     def _end(self, victim: Victim, state: State) -> bool:
         """Kill a victim with all that dies with it; False when nobody was reached."""
-        members = [one for one in self._members(victim) if self._may_end(one, state)]
-        if victim.unit is Unit.CGROUP and len(members) != len(self._members(victim)):
+        found = self._members(victim)
+        members = [one for one in found if self._may_end(one, state)]
+        if victim.unit is Unit.CGROUP and len(members) != len(found):
             return False  # as a whole or not at all
         handles = hold_all(self._kernel, [(one.pid, one.start_ticks) for one in members])
         reached = [handle.send(Signal.KILL) for handle in handles]

@@ -306,8 +306,8 @@ class World:
 
     def _do(self, action: actions.Action) -> None:
         match action:
-            case actions.ScanProcesses(domain, least_kib, small):
-                least_kib = 0 if small else least_kib
+            case actions.ScanProcesses(domain):
+                least_kib = action.least_seen_kib
                 seen = tuple(
                     program.as_process()
                     for program in self.programs.values()
