@@ -88,7 +88,7 @@ def fall_kib_s(window: Window) -> int:
     The lesser of the slopes over two successive half seconds, or over as much as lies between readings that are
     further apart. A single jump, a program that started, falls into one of them and is no trend. The honest start of a
     *big* program looks like a leak for two seconds all the same (FACTS: 60-80 MB/s), so what follows from this may be
-    a notice, never a kill.
+    a notice, never a kill; but for the watchdog's, where memory and swap are near their end already.
     """
     last = window[-1]
     middle = reading_before(window, HALF_US)

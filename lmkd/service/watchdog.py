@@ -25,13 +25,21 @@ from lmkd.policy.classify import never_kill_reason
 from lmkd.policy.detect import Judgement, judge
 from lmkd.policy.escalate import find_first, least_scanned_kib
 from lmkd.policy.events import WatchdogKilled
+from lmkd.policy.pace import left_us
 from lmkd.policy.state import NEVER_US, State
-from lmkd.policy.window import Window, push
+from lmkd.policy.window import SECOND_US, Window, fall_kib_s, push
 from lmkd.service.descendants import find_descendants, hold_all
 
 HUNG_US = 2_000_000
 """As in Android's lmkd. In an emergency the loop reads every 10 ms."""
 LOOK_S = 0.25
+LOOKS_ON_THE_WAY = 8
+"""So many looks until nothing is left, but none sooner than LOOK_LEAST_S after the last."""
+LOOK_LEAST_S = 0.02
+AHEAD_US = 1_000_000
+"""What is left lasts for so long at the present slope, and there is nothing else to take: that is late enough. It looks
+less often than the loop and has all processes yet to read, which took half a second in the emulated machine; there the
+kernel was first when it waited for the hard limit (12 MB/s, 6.4 MiB left)."""
 AWAKE_US = 5_000_000
 """Kept looking for so long after a stall."""
 NEWCOMERS_MOST = 100
@@ -119,7 +127,7 @@ class Watchdog:
             answered = self._beat_us > self._woken_us
             rested = self._kernel.now_us() - self._woken_us > AWAKE_US
             calm = not self._pressed and answered and rested
-            self._alarm.wait(None if calm else LOOK_S)
+            self._alarm.wait(None if calm else self._pause_s())
             if calm:
                 self._woken_us = self._kernel.now_us()
                 self._window = ()
@@ -130,10 +138,24 @@ class Watchdog:
         """Look once, and do what has to be done. A fault of ours costs this look."""
         try:
             judgement = self._judge()
-            if judgement is not None and judgement.emergency and self.silent_us() >= HUNG_US:
+            if judgement is not None and self._is_late(judgement) and self.silent_us() >= HUNG_US:
                 self._end_first(judgement)
         except Exception as error:
             self.fault = f"{type(error).__name__}: {error}"
+
+    def _pause_s(self) -> float:
+        """Return how long to wait until the next look."""
+        left = left_us(self._window) if self._window else None
+        if left is None:
+            return LOOK_S
+        return min(max(left / SECOND_US / LOOKS_ON_THE_WAY, LOOK_LEAST_S), LOOK_S)
+
+    def _is_late(self, judgement: Judgement) -> bool:
+        """Whether somebody has to end now, the loop being silent."""
+        if judgement.emergency or not judgement.exhausted:
+            return judgement.emergency
+        soon_kib = fall_kib_s(self._window) * AHEAD_US // SECOND_US
+        return self._window[-1].available_kib < soon_kib
 
     def silent_us(self) -> int:
         """Return for how long the loop has owed us a reading."""

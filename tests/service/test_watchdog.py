@@ -22,7 +22,7 @@ from lmkd.model import SYSTEM_DOMAIN, App, AppClass, Level, Process, Reading, Un
 from lmkd.policy import events, heart
 from lmkd.policy.state import State
 from lmkd.service import watchdog
-from lmkd.service.watchdog import HUNG_US, Watchdog
+from lmkd.service.watchdog import HUNG_US, LOOK_LEAST_S, LOOK_S, Watchdog
 
 from .house import MIB, PINNED, running
 
@@ -285,6 +285,34 @@ def test_newcomers_that_the_roll_has_not_come_to_count_as_well() -> None:
         assert [child.wait(5) for child, _ in started] == [-9] * 12
 
 
+@pytest.mark.parametrize(("step_mib", "ended"), [(1, False), (10, True)])
+def test_what_is_gone_within_a_second_is_late_enough(step_mib: int, ended: bool) -> None:
+    """Above the hard limit of 20 MiB: at 4 MiB/s there is time left, at 40 there is none."""
+    with children(1) as ((child, process),):
+        scene = Scene(process)
+        scene.alarm.available_kib = 100 * MIB
+        scene.hang(HUNG_US)
+        for left_mib in range(25 + 8 * step_mib, 24, -step_mib):
+            scene.alarm.available_kib = left_mib * MIB
+            scene.hang(250_000)
+        assert scene.dog.fault is None
+        assert [one.victim.pid for one in scene.dog.take_killed()] == [child.pid] * ended
+
+
+def test_the_faster_it_falls_the_sooner_is_the_next_look() -> None:
+    scene = Scene()
+    assert scene.dog._pause_s() == LOOK_S
+    pauses = []
+    for left_mib in (400, 398, 388, 320, 100):
+        scene.alarm.available_kib = left_mib * MIB
+        scene.kernel.at_us += 100_000
+        scene.dog.look()
+        pauses.append(scene.dog._pause_s())
+    assert pauses == sorted(pauses, reverse=True)
+    assert pauses[0] == LOOK_S
+    assert pauses[-1] == LOOK_LEAST_S
+
+
 def test_a_program_that_registered_dies_as_a_unit_and_its_class_counts() -> None:
     with children(2) as ((app_child, app_process), (other, other_process)):
         scene = Scene(app_process, other_process)
@@ -294,7 +322,9 @@ def test_a_program_that_registered_dies_as_a_unit_and_its_class_counts() -> None
         )
         scene.feed(events.AppRegistered(app))
         scene.hang(HUNG_US)
-        assert app_child.wait(5) == -9
+        assert scene.dog.fault is None
+        assert [killed.victim.pid for killed in scene.dog.take_killed()] == [app_child.pid]
+        assert app_child.wait(60) == -9
         assert other.poll() is None
 
 

@@ -296,8 +296,8 @@ def test_ten_thousand_groups_come_and_go_and_all_is_given_back(vm_noswap: Machin
     print(timeline(outcome))
     assert not outcome.of("stage", "timeout")
     [before], [after] = outcome.of("stage", "before"), outcome.of("stage", "after")
-    [picked_up] = outcome.of("stage", "picked_up")
-    assert picked_up["most_descriptors"] >= before["descriptors"] + 50, "hardly any was seen"
+    [watched] = outcome.of("stage", "watched")
+    assert watched["descriptors"] >= before["descriptors"] + 100  # one or more for each of them
     # The question that asks for them may still be closing.
     assert after["descriptors"] <= before["descriptors"] + 2
     assert after["resident_kib"] <= before["resident_kib"] + 512
