@@ -9,7 +9,7 @@ Units are in the names. Memory is counted in KiB, time in microseconds of CLOCK_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
@@ -181,6 +181,21 @@ class Process:
     def size_kib(self) -> int:
         """What a kill of this process alone would free, memory and swap together."""
         return self.anon_kib + self.swap_kib
+
+
+class Glance(NamedTuple):
+    """What one small file says of a process (/proc/PID/stat): enough to tell a child that is as its parent."""
+
+    start_ticks: int
+    ppid: int
+    session: int
+    comm: str
+
+    def as_child_of(self, parent: Process, pid: int) -> Process | None:
+        """Return the process as it came from fork; None where it is no such child, or has set itself apart since."""
+        if (self.ppid, self.session, self.comm) != (parent.pid, parent.session, parent.comm):
+            return None
+        return replace(parent, pid=pid, start_ticks=self.start_ticks, ppid=parent.pid)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from lmkd.kernel.probe import Features
 from lmkd.kernel.shortage import full_share_permyriad, some_share_permyriad
 from lmkd.kernel.signals import PidfdVictim
 from lmkd.kernel.windows import StallWindow, default_windows
-from lmkd.model import SYSTEM_DOMAIN, Details, Process, Reading
+from lmkd.model import SYSTEM_DOMAIN, Details, Glance, Process, Reading
 
 _LOOKS_APART_US = 20_000
 
@@ -102,6 +102,9 @@ class BorrowedKernel:
 
     def start_ticks(self, pid: int) -> int | None:
         return self._real.start_ticks(pid)
+
+    def glance(self, pid: int) -> Glance | None:
+        return self._real.glance(pid)
 
     def child_pids(self, pid: int) -> list[int]:
         children, lent = self._real.child_pids(pid), self.pids()

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from lmkd.kernel.probe import Features
-from lmkd.model import Details, Process, ProcessEvent, Reading, Signal
+from lmkd.model import Details, Glance, Process, ProcessEvent, Reading, Signal
 
 NO_DETAILS = Details()
 
@@ -166,6 +166,10 @@ class Kernel(Protocol):
 
     def start_ticks(self, pid: int) -> int | None:
         """Read the start of whatever process has that pid now: its identity, at the price of one file."""
+        ...
+
+    def glance(self, pid: int) -> Glance | None:
+        """Read what one file says of whatever process has that pid now; None for no process, or a zombie."""
         ...
 
     def child_pids(self, pid: int) -> list[int]:

@@ -32,6 +32,7 @@ from lmkd.kernel.process_events import NetlinkProcessEvents, open_process_events
 from lmkd.kernel.processes import (
     list_child_pids,
     list_pids,
+    read_glance,
     read_identity,
     read_own_kib,
     read_process,
@@ -42,7 +43,7 @@ from lmkd.kernel.processes import (
 from lmkd.kernel.readings import CgroupReader, SystemReader, open_cgroup
 from lmkd.kernel.signals import PidfdVictim, kill_cgroup, open_victim, wait_cgroup_empty
 from lmkd.kernel.windows import DEFAULT_TRIGGERS
-from lmkd.model import SYSTEM_DOMAIN, Details, Process, Reading
+from lmkd.model import SYSTEM_DOMAIN, Details, Glance, Process, Reading
 
 __all__ = ["Machine", "MachineDomain"]
 
@@ -146,6 +147,9 @@ class Machine:
 
     def start_ticks(self, pid: int) -> int | None:
         return read_identity(self._root, pid)
+
+    def glance(self, pid: int) -> Glance | None:
+        return read_glance(self._root, pid)
 
     def child_pids(self, pid: int) -> list[int]:
         return list_child_pids(self._root, pid)

@@ -32,7 +32,7 @@ from lmkd.kernel.parse import (
     parse_signed,
     parse_statm,
 )
-from lmkd.model import Details, Mark, Process
+from lmkd.model import Details, Glance, Mark, Process
 
 _SMALL: Final = 8192
 """Longer than any file of numbers here; /proc/PID/cgroup ends at 4,096 bytes and a line for each v1 hierarchy."""
@@ -278,6 +278,14 @@ def read_identity(root: str, pid: int) -> int | None:
     """Read the start of the live process that has the pid now, in clock ticks since boot."""
     stat = _read_stat(root, pid)
     return None if stat is None or stat.is_dead else stat.start_ticks
+
+
+def read_glance(root: str, pid: int) -> Glance | None:
+    """Read what one file says of the live process that has the pid now."""
+    stat = _read_stat(root, pid)
+    if stat is None or stat.is_dead:
+        return None
+    return Glance(stat.start_ticks, stat.ppid, stat.session, stat.comm)
 
 
 def _read_stat(root: str, pid: int) -> ProcStat | None:

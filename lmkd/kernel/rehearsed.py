@@ -18,7 +18,7 @@ import trio
 from lmkd.kernel.cgroup_watch import NoCgroups
 from lmkd.kernel.interface import NO_DETAILS, Kernel, VictimHandle
 from lmkd.kernel.probe import Features
-from lmkd.model import Details, Process, Signal
+from lmkd.model import Details, Glance, Process, Signal
 
 UNDERSTUDY_PID = 1 << 22
 """PID_MAX_LIMIT of include/linux/threads.h: no process has it."""
@@ -118,6 +118,9 @@ class RehearsedKernel:
 
     def start_ticks(self, pid: int) -> int | None:
         return 1 if pid == UNDERSTUDY_PID else self._real.start_ticks(pid)
+
+    def glance(self, pid: int) -> Glance | None:
+        return self._real.glance(pid)
 
     def child_pids(self, pid: int) -> list[int]:
         return self._real.child_pids(pid)

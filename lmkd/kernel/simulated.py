@@ -20,7 +20,7 @@ from lmkd.kernel.simulated_handles import (
 )
 from lmkd.kernel.simulated_levers import Levers, SentSignal, path_of
 from lmkd.kernel.simulation_state import OnTerm, SimCgroup
-from lmkd.model import SYSTEM_DOMAIN, Details, Process, Reading, Signal
+from lmkd.model import SYSTEM_DOMAIN, Details, Glance, Process, Reading, Signal
 
 __all__ = ["OnTerm", "SentSignal", "SimulatedKernel"]
 
@@ -107,6 +107,12 @@ class SimulatedKernel(Levers):
         self.advance()
         found = self.machine.processes.get(pid)
         return None if found is None else found.start_ticks
+
+    def glance(self, pid: int) -> Glance | None:
+        found = self.process(pid)
+        if found is None:
+            return None
+        return Glance(found.start_ticks, found.ppid, found.session, found.comm)
 
     def child_pids(self, pid: int) -> list[int]:
         self.advance()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from lmkd.kernel.interface import Kernel, VictimHandle
 from lmkd.model import Process
@@ -53,11 +54,22 @@ def find_descendants(
 def find_kin_of(
     kernel: Kernel, look: Look, member: Process, apart: Collection[int]
 ) -> list[Process]:
-    """Return the processes that are kin of a member of a swarm, without the pids in `apart`."""
+    """Return the processes that are kin of a member of a swarm, without the pids in `apart`, which are kin."""
     pids = kernel.pids() if member.cgroup == "/" else kernel.cgroup_pids(member.cgroup)
-    found = (look(pid) for pid in pids if pid not in apart)
     kin = kin_of(member)
-    return [one for one in found if one is not None and kin_of(one) == kin]
+    found = []
+    for pid in pids:
+        if pid in apart:
+            continue
+        # Who is in its cgroup and has its name and session was forked by one of them, and has not called exec since.
+        glance = None if member.cgroup == "/" else kernel.glance(pid)
+        if glance is not None and glance.ppid in apart:
+            one = glance.as_child_of(replace(member, pid=glance.ppid), pid) or look(pid)
+        else:
+            one = look(pid)
+        if one is not None and kin_of(one) == kin:
+            found.append(one)
+    return found
 
 
 def hold_all(kernel: Kernel, identities: Sequence[tuple[int, int]]) -> list[VictimHandle]:

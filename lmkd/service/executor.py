@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 import trio
@@ -170,15 +171,38 @@ class Executor:
         return None
 
     def _take_swarm(self, action: SendSignal) -> str | None:
-        """Take hold of those of a swarm who are still what was ranked; the others are let be."""
-        victim, problem, reached = action.victim, "it is gone", False
+        """Take hold of those of a swarm who are still what was ranked; the others are let be.
+
+        A great many that have a cgroup are stopped with it while they are looked at: meanwhile a bomb grows no further,
+        and its processors are ours (the arena: it had filled the swap before the last of 1,200 was looked at). Who has
+        no handler ends at SIGTERM, stopped or not.
+        """
+        victim = action.victim
         hold = self._holds[action.kill] = _Hold(victim, [])
+        with self._frozen(victim.cgroup if hold.breeds else "/") as frozen:
+            inside = set(self._kernel.cgroup_pids(victim.cgroup)) if frozen else set()
+            problem = self._tell_swarm(hold, action.domain, inside)
+            if problem is None and frozen:
+                told = len(hold.handles)
+                self._hold_born(hold)
+                for handle in hold.handles[told:]:
+                    handle.send(Signal.TERM)
+        if problem is None:
+            self._nursery.start_soon(self._watch, action.domain, action.kill, hold)
+        return problem
+
+    def _tell_swarm(self, hold: _Hold, domain: str, inside: Collection[int]) -> str | None:
+        """Send SIGTERM to the members of a swarm; return why that reached nobody, or None.
+
+        Of those `inside` their cgroup, which is stopped, a glance is enough: they have the name and the session still.
+        """
+        victim, problem, reached = hold.victim, "it is gone", False
         # The first of them have their signal before the last is looked at: three hundred take 50 ms.
         for at in range(0, len(victim.members), SWARM_AT_ONCE):
             self._alive()
             for handle in hold_all(self._kernel, victim.members[at : at + SWARM_AT_ONCE]):
-                process = self._look(handle.pid)
-                changed = self._look_again(action.domain, victim, process)
+                process = self._as_its_like(hold, handle.pid, inside) or self._look(handle.pid)
+                changed = self._look_again(domain, victim, process)
                 if changed is None:
                     hold.root = hold.root or process
                     hold.handles.append(handle)
@@ -186,10 +210,24 @@ class Executor:
                 else:
                     problem = changed
                     handle.close()
-        if not reached:
-            return problem
-        self._nursery.start_soon(self._watch, action.domain, action.kill, hold)
-        return None
+        return None if reached else problem
+
+    def _as_its_like(self, hold: _Hold, pid: int, inside: Collection[int]) -> Process | None:
+        root = hold.root
+        glance = None if root is None or pid not in inside else self._kernel.glance(pid)
+        if root is None or glance is None:
+            return None
+        return glance.as_child_of(replace(root, pid=glance.ppid), pid)
+
+    @contextmanager
+    def _frozen(self, cgroup: str) -> Iterator[bool]:
+        """Stop the processes of a cgroup meanwhile, where there is one; it takes up to 10 ms to take hold (FACTS)."""
+        frozen = cgroup != "/" and self._kernel.freeze_cgroup(cgroup, True)
+        try:
+            yield frozen
+        finally:
+            if frozen:
+                self._kernel.freeze_cgroup(cgroup, False)
 
     def _look_again(self, domain: str, victim: Victim, process: Process | None) -> str | None:
         """Return why the victim is not what was ranked any more, or None; its handle is open, so it is no other."""
@@ -316,8 +354,7 @@ class Executor:
     def _empty_frozen(self, hold: _Hold) -> None:
         """Kill a cgroup without cgroup.kill: stopped as a whole it can fork no more, and SIGKILL reaches the frozen."""
         path = hold.victim.cgroup
-        frozen = self._kernel.freeze_cgroup(path, True)
-        try:
+        with self._frozen(path):
             for _ in range(EMPTYING_PASSES):
                 members = self._members(path)
                 held = {handle.pid for handle in hold.handles}
@@ -326,32 +363,20 @@ class Executor:
                 self._hold_more(hold, members)
                 for handle in hold.handles:
                     handle.send(Signal.KILL)
-        finally:
-            if frozen:
-                self._kernel.freeze_cgroup(path, False)
 
     def _end_breeding(self, hold: _Hold) -> None:
         """Kill a tree or a swarm with whoever is born meanwhile.
 
         A swarm is frozen with its cgroup, all at once, for as long as it takes to find them; others in there wait as
-        well. The freeze takes up to 10 ms to take hold (FACTS), so it is looked twice.
+        well. The freeze takes a moment to take hold, so it is looked twice.
         """
-        path = hold.victim.cgroup
-        frozen = (
-            hold.victim.unit is Unit.SWARM
-            and path != "/"
-            and self._kernel.freeze_cgroup(path, True)
-        )
-        try:
+        with self._frozen(hold.victim.cgroup if hold.victim.unit is Unit.SWARM else "/") as frozen:
             if not frozen:
                 self._stop_all(hold)
             elif self._hold_born(hold):
                 self._hold_born(hold)
             for handle in hold.in_order:
                 handle.send(Signal.KILL)
-        finally:
-            if frozen:
-                self._kernel.freeze_cgroup(path, False)
 
     def _stop_all(self, hold: _Hold) -> None:
         """Stop a tree from the top, or a swarm, until nobody new is in it: who is stopped forks no more."""

@@ -254,6 +254,8 @@ async def test_a_process_is_listed_by_its_pid_and_under_its_parent(lab: Lab) -> 
     assert process is not None
     assert pid in lab.kernel.pids()
     assert lab.kernel.start_ticks(pid) == process.start_ticks
+    glance = lab.kernel.glance(pid)
+    assert glance == (process.start_ticks, process.ppid, process.session, process.comm)
     assert pid in lab.kernel.child_pids(os.getpid())
     assert lab.kernel.child_pids(pid) == []
 
@@ -288,6 +290,7 @@ async def test_sigterm_ends_a_process_and_everything_says_so(lab: Lab) -> None:
     assert lab.kernel.process(pid) is None
     assert lab.kernel.size_kib(pid, victim.start_ticks) is None
     assert lab.kernel.start_ticks(pid) is None
+    assert lab.kernel.glance(pid) is None
     lab.reap(pid)
     assert victim.send(Signal.KILL) is False
     assert victim.stop() is False
@@ -409,6 +412,7 @@ async def test_a_pid_that_was_never_there(lab: Lab) -> None:
     assert lab.kernel.size_kib(pid, 1) is None
     assert lab.kernel.open_victim(pid, 1) is None
     assert lab.kernel.start_ticks(pid) is None
+    assert lab.kernel.glance(pid) is None
     assert lab.kernel.child_pids(pid) == []
     assert pid not in lab.kernel.pids()
 

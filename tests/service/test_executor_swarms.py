@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from lmkd.kernel.machine import Machine
 from lmkd.kernel.simulated import OnTerm, SimulatedKernel
-from lmkd.model import SYSTEM_DOMAIN, AppClass, Process, Signal, Unit, Victim
+from lmkd.model import SYSTEM_DOMAIN, AppClass, Details, Glance, Process, Signal, Unit, Victim
 from lmkd.policy.actions import SendSignal
 from lmkd.policy.events import SignalFailed, VictimExited
 from lmkd.policy.swarms import SWARM_WHOLE
@@ -105,6 +105,45 @@ async def test_of_a_great_many_also_those_die_who_are_born_meanwhile(
         killed = {pid for pid, name in scene.sent() if name == "SIGKILL"}
         assert killed == {*pool, *born}
         assert scene.kernel.process(stranger) is not None
+
+
+async def test_a_great_many_are_stopped_with_their_cgroup_while_they_are_told(
+    autojump_clock: MockClock,
+) -> None:
+    """Who is born between the ranking and the freeze is told as well, and is read by one file."""
+
+    class Watched(SimulatedKernel):
+        looked: list[int]
+        froze: list[tuple[int, bool]]
+
+        def freeze_cgroup(self, path: str, frozen: bool) -> bool:
+            assert path == JOB
+            self.froze.append((len(self.signals), frozen))
+            return True
+
+        def process(self, pid: int, *details: Details) -> Process | None:
+            self.looked.append(pid)
+            return super().process(pid, *details)
+
+        def glance(self, pid: int) -> Glance | None:
+            looked, self.looked = self.looked, []
+            found = super().glance(pid)
+            self.looked = looked
+            return found
+
+    kernel = Watched()
+    kernel.looked, kernel.froze = [], []
+    async with gallows(kernel) as scene:
+        pool = spawn_pool(kernel, SWARM_WHOLE)
+        victim = swarm_of(scene, pool)
+        born = kernel.fork(pool[5])
+        changed = pool[7]
+        kernel.exec_(changed, "sshd", exe="/usr/sbin/sshd")
+        kernel.looked.clear()
+        scene.send(victim, Signal.TERM)
+        assert signalled(scene) == {*pool, born} - {changed}
+        assert set(kernel.looked) == {pool[0], changed}
+        assert kernel.froze == [(0, True), (SWARM_WHOLE, False)]
 
 
 async def test_without_descriptors_for_all_a_part_is_held(

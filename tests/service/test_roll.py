@@ -16,7 +16,7 @@ from lmkd.policy.patterns import GlobTest, TextTest
 from lmkd.policy.rules import Condition, Rule, RuleSet, Verdict
 from lmkd.policy.settings import Settings
 from lmkd.service.projection import Projection
-from lmkd.service.roll import Roll
+from lmkd.service.roll import GLANCES, Roll
 
 from .house import PINNED
 
@@ -179,6 +179,24 @@ def test_looking_finds_who_came_and_went() -> None:
     house.roll.look_for_new(100)
     assert set(house.roll.known) == {tab}
     assert house.adj(tab) == 900
+
+
+def test_children_that_are_as_their_parent_cost_a_glance_and_others_a_look() -> None:
+    """With one look to spend, five children of a bomb are taken; one that called exec is read whole."""
+    house = Registry(TABS)
+    bomb = house.kernel.spawn("bomb")
+    house.roll.look_at_all()
+    born = [house.kernel.fork(bomb) for _ in range(GLANCES + 1)]
+    assert house.roll.look_for_new(1) is False
+    assert set(house.roll.known) == {bomb, *born[:-1]}
+    other = house.kernel.fork(bomb)
+    house.kernel.exec_(other, "tab", exe="/usr/bin/tab")
+    assert house.roll.look_for_new(1) is True
+    assert house.roll.known[other].process.exe == "/usr/bin/tab"
+    child = house.kernel.process(born[0])
+    assert child is not None
+    assert house.roll.known[born[0]].process == replace(child, oom_score_adj=0)
+    assert house.adj(born[0]) == house.adj(bomb)
 
 
 def test_the_young_are_looked_at_again() -> None:
