@@ -135,19 +135,16 @@ def is_reclaiming(window: Window) -> bool:
 def detect_stall(window: Window, settings: Settings, held: Level) -> Finding | None:
     """Judge the time that tasks lost to memory over the last second (PSI).
 
-    With as much available as in calm, above low only what lasts counts, over three seconds: a machine that reads many
-    files for the first time stalls for a tenth of a second now and then, and is healthy.
+    With as much available as in calm, what is more than low is a step further away (_level_with_plenty).
     """
     del held
-    last = window[-1]
-    plenty = last.available_kib >= settings.floor[Level.LOW].leave.of(last.total_kib)
-    lasting = stall_permyriad(window, KEEP_US, KEEP_US)
+    plenty = has_plenty(window, settings)
+    some, full = stall_permyriad(window, SECOND_US)
     for level in RISING:
-        some, full = stall_permyriad(window, SECOND_US)
-        if plenty and level > Level.LOW:
-            some, full = lasting
         step = settings.stall[level]
         if some >= step.some_permyriad or full >= step.full_permyriad:
+            if plenty:
+                level = min(level, _level_with_plenty(window, settings))
             if not is_reclaiming(window):
                 return None
             return Finding(
@@ -156,6 +153,27 @@ def detect_stall(window: Window, settings: Settings, held: Level) -> Finding | N
                 f"tasks stalled {percent(some)} (all of them {percent(full)}) of 1 s",
             )
     return None
+
+
+def has_plenty(window: Window, settings: Settings) -> bool:
+    """Whether as much is available as in calm: then nothing but the page cache can be short."""
+    last = window[-1]
+    return last.available_kib >= settings.floor[Level.LOW].leave.of(last.total_kib)
+
+
+def _level_with_plenty(window: Window, settings: Settings) -> Level:
+    """Return the highest level that a matter of file pages may have with as much available as in calm.
+
+    For more than low, what is critical elsewhere has to last for three seconds; for more than medium, what is an
+    emergency elsewhere. A healthy machine that reads more files than it has room for stalls for a tenth of the time,
+    again and again, and nobody has anything to give back for it (the arena: `healthy`, 7 to 11% full).
+    """
+    some, full = stall_permyriad(window, KEEP_US, KEEP_US)
+    if full >= settings.stall_emergency_permyriad:
+        return Level.CRITICAL
+    step = settings.stall[Level.CRITICAL]
+    lasts = some >= step.some_permyriad or full >= step.full_permyriad
+    return Level.MEDIUM if lasts else Level.LOW
 
 
 def detect_floor(window: Window, settings: Settings, held: Level) -> Finding | None:
@@ -197,7 +215,8 @@ def detect_swap(window: Window, settings: Settings, held: Level) -> Finding | No
 def detect_thrash(window: Window, settings: Settings, held: Level) -> Finding | None:
     """Judge file pages that were evicted and had to be read again, as a share of the file LRU.
 
-    With a stall counter at hand, refaults that stall nobody are read-ahead at work and stay below medium.
+    With a stall counter at hand, refaults that stall nobody are read-ahead at work and stay below medium; so do those
+    that stall somebody a little, with as much available as in calm.
     """
     del held
     last, first = window[-1], reading_before(window, SECOND_US)
@@ -209,6 +228,8 @@ def detect_thrash(window: Window, settings: Settings, held: Level) -> Finding | 
         if share >= settings.thrash[level]:
             if not _stall_seen(window, settings):
                 level = Level.LOW
+            elif last.some_total_us is not None and has_plenty(window, settings):
+                level = min(level, _level_with_plenty(window, settings))
             return Finding("thrash", level, f"{percent(share)} of the page cache read again in 1 s")
     return None
 

@@ -44,8 +44,8 @@ NOTED_LEAST_KIB = 1024
 GLANCES = 5
 """So many cost as much as one look at everything (0.014 ms and 0.058)."""
 NEW_LOOKED_AT = 30
-"""Of those that are not known when small ones are wanted, for a kill: enough to see that they are many of one kind, with
-the GLANCES. Each costs the kernel a page now and then, and to get one for a look at 500 took 2 to 5 s (the arena)."""
+"""Of those that are not known when small ones are wanted, for a kill; of children GLANCES times as many, enough to
+see a bomb. Each look costs the kernel a page now and then: to get those for 500 took 2 to 5 s (the arena)."""
 
 Identity = tuple[int, int]
 

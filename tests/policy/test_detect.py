@@ -74,10 +74,11 @@ def test_stall_is_judged_over_one_second(some_ms: int, full_ms: int, level: str)
     [
         # (at 1 s, 2 s, 3 s): a moment's stall, and one that lasts
         ((0, 0, 150), "low"),
-        ((0, 0, 209), "low"),
-        ((0, 0, 210), "medium"),  # 7% of three seconds
-        ((100, 200, 300), "medium"),
-        ((150, 300, 450), "critical"),
+        ((0, 0, 449), "low"),
+        ((0, 0, 450), "medium"),  # 15% of three seconds, which is critical elsewhere
+        ((150, 300, 450), "medium"),
+        ((500, 1000, 1499), "medium"),
+        ((500, 1000, 1500), "critical"),  # and 50%, which is an emergency
     ],
 )
 def test_with_as_much_available_as_in_calm_only_a_stall_that_lasts_is_more_than_low(
@@ -102,12 +103,12 @@ def test_without_two_readings_of_psi_there_is_no_stall(window: Window) -> None:
 
 
 def stalled(domain: str = "system", **figures: tuple[int, int]) -> Window:
-    """Return a second of full stall, with counters as (before, now) and 300 MiB available."""
+    """Return a second of full stall, with counters as (before, now) and 149 MiB available."""
     first = {name: before for name, (before, _) in figures.items()}
     last = {name: now for name, (_, now) in figures.items()}
     return (
-        reading(0, 300, domain=domain, some_ms=0, full_ms=0, **first),
-        reading(1000, 300, domain=domain, some_ms=1000, full_ms=1000, **last),
+        reading(0, 149, domain=domain, some_ms=0, full_ms=0, **first),
+        reading(1000, 149, domain=domain, some_ms=1000, full_ms=1000, **last),
     )
 
 
@@ -271,12 +272,18 @@ def test_full_swap_that_is_idle_hurts_nobody(window: Window) -> None:
 # --- thrash -------------------------------------------------------------------------------------------------
 
 
-def thrashing(refaulted_mib: int, some_ms: int | None = None) -> Window:
+def thrashing(refaulted_mib: int, some_ms: int | None = None, available_mib: int = 149) -> Window:
     """Return a second in which this much of a page cache of 100 MiB was read again."""
     before_some = None if some_ms is None else 0
     return (
-        reading(0, file_mib=100, refaults=1000, some_ms=before_some),
-        reading(1000, file_mib=100, refaults=1000 + refaulted_mib * 256, some_ms=some_ms),
+        reading(0, available_mib, file_mib=100, refaults=1000, some_ms=before_some),
+        reading(
+            1000,
+            available_mib,
+            file_mib=100,
+            refaults=1000 + refaulted_mib * 256,
+            some_ms=some_ms,
+        ),
     )
 
 
@@ -295,6 +302,14 @@ def thrashing(refaulted_mib: int, some_ms: int | None = None) -> Window:
 def test_refaults_are_judged_as_a_share_of_the_page_cache(refaulted_mib: int, level: str) -> None:
     assert asked(detect_thrash, thrashing(refaulted_mib)) is level_of(level)
     assert asked(detect_thrash, thrashing(refaulted_mib, some_ms=70)) is level_of(level)
+
+
+@pytest.mark.parametrize(("some_ms", "level"), [(1799, LOW), (1800, MEDIUM), (None, CRITICAL)])
+def test_with_as_much_available_as_in_calm_refaults_are_more_than_low_where_a_stall_lasts(
+    some_ms: int | None, level: Level
+) -> None:
+    """60% of three seconds; where there is no PSI, nothing denies the refaults."""
+    assert asked(detect_thrash, thrashing(100, some_ms, 150)) is level
 
 
 def test_refaults_that_stall_nobody_ask_for_low_only() -> None:
@@ -448,15 +463,15 @@ def test_harm_and_emergency_begin_at_their_shares_of_stall(
 
 def test_harm_is_measured_only_since_the_last_kill_ended() -> None:
     """Stall that a dead victim caused is no reason for another kill; the level may stand all the same."""
-    window = [reading(0, some_ms=0, full_ms=0), reading(500, some_ms=500, full_ms=500)]
-    after = reading(1000, some_ms=500, full_ms=500)
+    window = [reading(0, 149, some_ms=0, full_ms=0), reading(500, 149, some_ms=500, full_ms=500)]
+    after = reading(1000, 149, some_ms=500, full_ms=500)
     assert judged(*window, after).harm
     spared = judged(*window, after, relieved_ms=500)
     assert (spared.level, spared.harm, spared.emergency) == (CRITICAL, False, False)
     # With no reading since then, there is nothing to hold against anybody.
     assert not judged(*window, relieved_ms=501).harm
     # Stall that goes on is seen again a quarter of a second later.
-    again = reading(750, some_ms=575, full_ms=575)
+    again = reading(750, 149, some_ms=575, full_ms=575)
     assert judged(*window, again, relieved_ms=500).harm
 
 
