@@ -53,6 +53,9 @@ def minutes(seconds: float) -> str:
 
 def main() -> int:
     """Play; 1 where something was wrong with what was asked."""
+    if len(sys.argv) > 1:
+        print(f"arena: it takes no arguments, but these variables.\n\n{__doc__}", file=sys.stderr)
+        return 2
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # so that what is temporary goes with us

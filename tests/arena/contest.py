@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.arena.guards import BY_NAME as GUARDS
 from tests.arena.layer import Layer, build_layer
 from tests.arena.plan import Planned
 from tests.arena.workloads import DATA_MIB
@@ -27,12 +28,7 @@ _HERE = Path(__file__).parent
 _REPO = _HERE.parent.parent
 _OURS = ("lmkd", "proto/lmkd_proto", "clients/python/lmkd_client")
 _DECIDES = (
-    *(
-        "tests/arena/guest",
-        "tests/arena/guards.py",
-        "tests/arena/workloads.py",
-        "tests/arena/layer.py",
-    ),
+    *("tests/arena/guest", "tests/arena/workloads.py", "tests/arena/layer.py"),
     *("tests/vm/init.sh", "tests/vm/agent.sh", "tests/vm/machine.py", "tests/vm/image.py"),
 )
 _RUN_TIMEOUT_S = 150  # longest seen: 71 s, with three machines on two processors
@@ -51,8 +47,12 @@ def find_lacking() -> list[str]:
 
 def revisions(guards: list[str]) -> dict[str, str]:
     """Return for each guard the hash of all that decides how its runs go."""
-    arena = _hash(_DECIDES)
-    return {name: f"{arena}-{_hash(_OURS)}" if name == "lmkd" else arena for name in guards}
+    arena, ours = _hash(_DECIDES), _hash(_OURS) if "lmkd" in guards else ""
+    known = {}
+    for name in guards:
+        own = hashlib.sha256(repr(GUARDS[name]).encode()).hexdigest()[:6]
+        known[name] = "-".join((arena, own, *([ours] if name == "lmkd" else ())))
+    return known
 
 
 @functools.cache

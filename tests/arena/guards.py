@@ -22,6 +22,10 @@ class Guard:
 
 
 _OOMD_ASKS = ("oomctl",)
+_CHOOSE = "--avoid '^(systemd|dbus-daemon|gnome-shell|sshd)$' --prefer '^Web Content$'"
+_EARLYOOM_UNIT = {
+    "/run/systemd/system/earlyoom.service.d/best.conf": "[Service]\nOOMScoreAdjust=-100\nNice=-20\n",
+}
 GUARDS = (
     Guard("none", ""),
     Guard("earlyoom", "earlyoom", "earlyoom.service", says="sending SIGTERM when"),
@@ -29,12 +33,19 @@ GUARDS = (
         "earlyoom-best",
         "earlyoom",
         "earlyoom.service",
-        # earlyoom(1): -s 100 acts on available memory alone, --avoid what a session cannot lose and --prefer tabs;
-        # and the three lines it gives for -p, which does nothing under a unit.
+        # What its README's example sets, --avoid for what a session cannot lose and --prefer for tabs, but for its
+        # `-m 5`, which is later than stock; and the lines that earlyoom(1) gives for -p, which does nothing in a unit.
+        files={"/etc/default/earlyoom": f'EARLYOOM_ARGS="-r 3600 {_CHOOSE}"\n', **_EARLYOOM_UNIT},
+        says="sending SIGTERM when",
+    ),
+    Guard(
+        "earlyoom-memory",
+        "earlyoom",
+        "earlyoom.service",
+        # And the option that earlyoom(1) describes for whoever wants no swap used: it acts on available memory alone.
         files={
-            "/etc/default/earlyoom": 'EARLYOOM_ARGS="-r 3600 -m 10,5 -s 100'
-            " --avoid '^(systemd|dbus-daemon|gnome-shell|sshd)$' --prefer '^Web Content$'\"\n",
-            "/run/systemd/system/earlyoom.service.d/best.conf": "[Service]\nOOMScoreAdjust=-100\nNice=-20\n",
+            "/etc/default/earlyoom": f'EARLYOOM_ARGS="-r 3600 -m 10,5 -s 100 {_CHOOSE}"\n',
+            **_EARLYOOM_UNIT,
         },
         says="sending SIGTERM when",
     ),

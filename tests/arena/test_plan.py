@@ -1,7 +1,11 @@
 """Which runs are played, and in what order: the same for the same seed, and none twice."""
 
+import subprocess
+import sys
+
 import pytest
 
+from tests.arena.contest import revisions
 from tests.arena.guards import BY_NAME as GUARDS
 from tests.arena.guards import GUARDS as DECLARED
 from tests.arena.plan import PlanError, order_runs, plan, select_remaining
@@ -11,7 +15,7 @@ from tests.arena.workloads import WORKLOADS as DECLARED_WORKLOADS
 
 def test_all_guards_under_all_workloads_three_times_unless_it_is_cut() -> None:
     planned, _ = plan({})
-    assert len(planned) == len({run.key for run in planned}) == 9 * 9 * 3
+    assert len(planned) == len({run.key for run in planned}) == 10 * 9 * 3
     assert len(GUARDS) == len(DECLARED) == 9
     assert len(WORKLOADS) == len(DECLARED_WORKLOADS) == 9
 
@@ -57,3 +61,21 @@ def test_a_run_is_played_again_only_when_what_decides_it_has_changed() -> None:
     ]
     remaining = select_remaining(planned, played, {"x": "arena", "lmkd": "arena-new"})
     assert [run.guard for run in remaining] == ["lmkd"]
+
+
+def test_what_decides_for_one_guard_is_no_matter_of_the_others() -> None:
+    known = revisions(["none", "earlyoom", "lmkd"])
+    assert len({*known.values()}) == 3
+    assert (
+        len({revision.split("-")[0] for revision in known.values()}) == 1
+    )  # what all have in common
+    assert len(known["lmkd"].split("-")) == 3  # and lmkd's own code
+    assert revisions(["earlyoom"])["earlyoom"] == known["earlyoom"]
+
+
+def test_an_argument_is_not_taken_for_a_wish_to_begin() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.arena", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "it takes no arguments" in done.stderr

@@ -21,7 +21,8 @@ EPISODE_S = 20
 IDLE_LIMIT_PERCENT = 0.05
 EPISODE_LIMIT_PERCENT = 5
 APPS = 10
-SETTLE_S = 3
+SETTLE_S = 12
+"""Whoever it found at its start is looked at once more at the age of 10 s; asleep is after that."""
 
 
 def measure() -> list[Row]:
