@@ -16,7 +16,7 @@ from tests.arena.workloads import WORKLOADS as DECLARED_WORKLOADS
 def test_all_guards_under_all_workloads_three_times_unless_it_is_cut() -> None:
     planned, _ = plan({})
     assert len(planned) == len({run.key for run in planned}) == 10 * 9 * 3
-    assert len(GUARDS) == len(DECLARED) == 9
+    assert len(GUARDS) == len(DECLARED) == 10
     assert len(WORKLOADS) == len(DECLARED_WORKLOADS) == 9
 
 
