@@ -86,6 +86,9 @@ def _play_all(remaining: list[Any], raw: Path, known: dict[str, str]) -> None:
     with Contest() as contest:
         for number, planned in enumerate(remaining, 1):
             run = contest.play(planned)
+            if "failed" in run:
+                # In a new machine: after a fork bomb this one's files over 9p may answer EINVAL.
+                run = contest.play(planned)
             run["revision"] = known[planned.guard]
             run["order"] = number
             run["at"] = datetime.now(UTC).isoformat(timespec="seconds")
