@@ -43,18 +43,20 @@ def main() -> None:
     assert stage.daemon is not None
     pid = stage.daemon.pid
     stage.wait(lambda: domains(stage) == ["system"], 10, "nothing but the system")
-    for number in range(0, 5 * BATCH, BATCH):  # what is made once, is made by now
+    unwatched = descriptors(pid)
+
+    def until_seen() -> None:
+        stage.wait(lambda: len(domains(stage)) > BATCH, 30, "a batch that stays to be watched")
+        stage.note("watched", descriptors=descriptors(pid), before=unwatched)
+
+    # How many of those that stay for 20 ms are seen is the scheduler's choice; of those that stay, all are. And what is
+    # made once for so many is made by now.
+    come_and_go(TOTAL, until_seen)
+    for number in range(0, 5 * BATCH, BATCH):
         come_and_go(number)
     stage.wait(lambda: domains(stage) == ["system"], 30, "the first to be dropped")
     before = {"descriptors": descriptors(pid), "resident_kib": resident_kib(pid)}
     stage.note("before", **before)
-
-    def until_seen() -> None:
-        stage.wait(lambda: len(domains(stage)) > BATCH, 30, "a batch that stays to be watched")
-        stage.note("watched", descriptors=descriptors(pid))
-
-    # How many of those that stay for 20 ms are seen is the scheduler's choice; of those that stay, all are.
-    come_and_go(TOTAL, until_seen)
     for number in range(0, TOTAL, BATCH):
         come_and_go(number)
     stage.make_group("/many/here")
