@@ -191,11 +191,15 @@ class Glance(NamedTuple):
     session: int
     comm: str
 
+    def as_like(self, other: Process, pid: int) -> Process | None:
+        """Return the process as one like another, of which both came by fork; None where it has set itself apart."""
+        if (self.session, self.comm) != (other.session, other.comm):
+            return None
+        return replace(other, pid=pid, start_ticks=self.start_ticks, ppid=self.ppid)
+
     def as_child_of(self, parent: Process, pid: int) -> Process | None:
         """Return the process as it came from fork; None where it is no such child, or has set itself apart since."""
-        if (self.ppid, self.session, self.comm) != (parent.pid, parent.session, parent.comm):
-            return None
-        return replace(parent, pid=pid, start_ticks=self.start_ticks, ppid=parent.pid)
+        return self.as_like(parent, pid) if self.ppid == parent.pid else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,8 +276,8 @@ def _read_exe(directory: int) -> str:
 
 def read_identity(root: str, pid: int) -> int | None:
     """Read the start of the live process that has the pid now, in clock ticks since boot."""
-    stat = _read_stat(root, pid)
-    return None if stat is None or stat.is_dead else stat.start_ticks
+    glance = read_glance(root, pid)
+    return None if glance is None else glance.start_ticks
 
 
 def read_glance(root: str, pid: int) -> Glance | None:

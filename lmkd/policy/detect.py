@@ -135,45 +135,45 @@ def is_reclaiming(window: Window) -> bool:
 def detect_stall(window: Window, settings: Settings, held: Level) -> Finding | None:
     """Judge the time that tasks lost to memory over the last second (PSI).
 
-    With as much available as in calm, what is more than low is a step further away (_level_with_plenty).
+    With as much available as in calm, what is more than low is a step further away (_held_down).
     """
     del held
-    plenty = has_plenty(window, settings)
     some, full = stall_permyriad(window, SECOND_US)
     for level in RISING:
         step = settings.stall[level]
         if some >= step.some_permyriad or full >= step.full_permyriad:
-            if plenty:
-                level = min(level, _level_with_plenty(window, settings))
             if not is_reclaiming(window):
                 return None
             return Finding(
                 "stall",
-                level,
+                _held_down(level, window, settings),
                 f"tasks stalled {percent(some)} (all of them {percent(full)}) of 1 s",
             )
     return None
 
 
-def has_plenty(window: Window, settings: Settings) -> bool:
+def _has_plenty(window: Window, settings: Settings) -> bool:
     """Whether as much is available as in calm: then nothing but the page cache can be short."""
     last = window[-1]
     return last.available_kib >= settings.floor[Level.LOW].leave.of(last.total_kib)
 
 
-def _level_with_plenty(window: Window, settings: Settings) -> Level:
-    """Return the highest level that a matter of file pages may have with as much available as in calm.
+def _held_down(level: Level, window: Window, settings: Settings) -> Level:
+    """Return the level of a stall or of refaults; with as much available as in calm, a lower one where it weighs less.
 
-    For more than low, what is critical elsewhere has to last for three seconds; for more than medium, what is an
-    emergency elsewhere. A healthy machine that reads more files than it has room for stalls for a tenth of the time,
-    again and again, and nobody has anything to give back for it (the arena: `healthy`, 7 to 11% full).
+    It is a matter of file pages then. For more than low, what is critical elsewhere has to last for three seconds; for
+    more than medium, what is an emergency elsewhere. A healthy machine that reads more files than it has room for
+    stalls for a tenth of the time, again and again, and nobody has anything to give back for it (the arena: `healthy`,
+    7 to 11% full).
     """
+    if window[-1].some_total_us is None or not _has_plenty(window, settings):
+        return level
     some, full = stall_permyriad(window, KEEP_US, KEEP_US)
     if full >= settings.stall_emergency_permyriad:
-        return Level.CRITICAL
+        return level
     step = settings.stall[Level.CRITICAL]
     lasts = some >= step.some_permyriad or full >= step.full_permyriad
-    return Level.MEDIUM if lasts else Level.LOW
+    return min(level, Level.MEDIUM if lasts else Level.LOW)
 
 
 def detect_floor(window: Window, settings: Settings, held: Level) -> Finding | None:
@@ -203,7 +203,7 @@ def detect_swap(window: Window, settings: Settings, held: Level) -> Finding | No
     last = window[-1]
     if last.swap_total_kib == 0 or not is_reclaiming(window):
         return None
-    if last.available_kib >= settings.floor[Level.LOW].leave.of(last.total_kib):
+    if _has_plenty(window, settings):
         return None
     left = swap_relief_kib(last) * PERMYRIAD // last.swap_total_kib
     for level in RISING:
@@ -228,8 +228,7 @@ def detect_thrash(window: Window, settings: Settings, held: Level) -> Finding | 
         if share >= settings.thrash[level]:
             if not _stall_seen(window, settings):
                 level = Level.LOW
-            elif last.some_total_us is not None and has_plenty(window, settings):
-                level = min(level, _level_with_plenty(window, settings))
+            level = _held_down(level, window, settings)
             return Finding("thrash", level, f"{percent(share)} of the page cache read again in 1 s")
     return None
 

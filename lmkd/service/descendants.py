@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 
 from lmkd.kernel.interface import Kernel, VictimHandle
 from lmkd.model import Process
@@ -63,10 +62,10 @@ def find_kin_of(
             continue
         # Who is in its cgroup and has its name and session was forked by one of them, and has not called exec since.
         glance = None if member.cgroup == "/" else kernel.glance(pid)
+        one = None
         if glance is not None and glance.ppid in apart:
-            one = glance.as_child_of(replace(member, pid=glance.ppid), pid) or look(pid)
-        else:
-            one = look(pid)
+            one = glance.as_like(member, pid)
+        one = one or look(pid)
         if one is not None and kin_of(one) == kin:
             found.append(one)
     return found

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import trio
@@ -215,9 +215,7 @@ class Executor:
     def _as_its_like(self, hold: _Hold, pid: int, inside: Collection[int]) -> Process | None:
         root = hold.root
         glance = None if root is None or pid not in inside else self._kernel.glance(pid)
-        if root is None or glance is None:
-            return None
-        return glance.as_child_of(replace(root, pid=glance.ppid), pid)
+        return None if root is None or glance is None else glance.as_like(root, pid)
 
     @contextmanager
     def _frozen(self, cgroup: str) -> Iterator[bool]:

@@ -155,15 +155,15 @@ class Roll:
         if glance is None:
             return True
         parent = self.known.get(glance.ppid)
-        process = None if parent is None else glance.as_child_of(parent.process, pid)
-        other = parent is None or parent.app is not None or self._details.parent
-        if parent is None or process is None or other or pid in self.known:
+        process = None
+        if parent is not None and parent.app is None and pid not in self.known:
+            process = None if self._details.parent else glance.as_child_of(parent.process, pid)
+        if parent is None or process is None:
             self.look(pid)
             return False
-        start_ticks = glance.start_ticks
         written = self._projection.find(parent.identity)
         if written is not None:
-            self._projection.inherit((pid, start_ticks), written)
+            self._projection.inherit((pid, glance.start_ticks), written)
         self.known[pid] = Known(process, parent.classed, None)
         self._note_young(self.known[pid])
         self._count_together(parent.classed, process.cgroup, 1)
