@@ -36,10 +36,11 @@ LOOK_S = 0.25
 LOOKS_ON_THE_WAY = 8
 """So many looks until nothing is left, but none sooner than LOOK_LEAST_S after the last."""
 LOOK_LEAST_S = 0.02
-AHEAD_US = 1_000_000
+AHEAD_US = 3_000_000
 """What is left lasts for so long at the present slope, and there is nothing else to take: that is late enough. It looks
 less often than the loop and has all processes yet to read, which took half a second in the emulated machine; there the
-kernel was first when it waited for the hard limit (12 MB/s, 6.4 MiB left)."""
+kernel was first when it waited for the hard limit (12 MB/s, 6.4 MiB left), and on a slower one when it waited for the
+last second (7.9 MiB)."""
 AWAKE_US = 5_000_000
 """Kept looking for so long after a stall."""
 NEWCOMERS_MOST = 100

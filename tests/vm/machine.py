@@ -274,7 +274,7 @@ class Machine:
     def _ended(self, why: str) -> MachineEndedError:
         """End qemu, and return an error that carries the last words of the guest and of qemu."""
         self._end_qemu()
-        tail = "\n".join(self.console().splitlines()[-_CONSOLE_TAIL_LINES:])
+        tail = "\n".join(_last_words(self.console().splitlines()))
         log = self._qemu_log.read_text(errors="backslashreplace")
         return MachineEndedError(f"{why}\n--- end of the console:\n{tail}\n--- qemu said:\n{log}")
 
@@ -291,6 +291,12 @@ class Machine:
         for pipe in (qemu.stdin, qemu.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _last_words(console: list[str]) -> list[str]:
+    """Return the end of what the kernel said; all since it panicked, for a long stack hides the reason at its head."""
+    panics = [number for number, line in enumerate(console) if "Kernel panic" in line]
+    return console[max(min([len(console) - _CONSOLE_TAIL_LINES, *panics[:1]]), 0) :]
 
 
 def _share(tag: str, path: Path, *, readonly: bool = False) -> tuple[str, str]:
