@@ -47,8 +47,8 @@ class VictimHandle(Protocol):
     def release_memory(self) -> bool:
         """Take the memory of a dying process back ahead of its exit; whether that was done.
 
-        Blocks for 90-270 ms a GiB: call it in a thread. False before the SIGKILL, too late, or
-        where the kernel has no process_mrelease: all normal.
+        Blocks for 90-270 ms a GiB: call it in a thread. False for one that is not dying (SIGTERM that it
+        has a handler for), too late, or where the kernel has no process_mrelease: all normal.
         """
         ...
 

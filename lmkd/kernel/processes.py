@@ -36,6 +36,7 @@ from lmkd.model import Details, Glance, Mark, Process
 
 _SMALL: Final = 8192
 """Longer than any file of numbers here; /proc/PID/cgroup ends at 4,096 bytes and a line for each v1 hierarchy."""
+_KTHREADD: Final = 2
 _CMDLINE_BYTES: Final = 4096
 _ENVIRON_BYTES: Final = 32 * 1024
 _DENIED: Final = (errno.EACCES, errno.EPERM)
@@ -61,6 +62,7 @@ def scan_processes(
     names: Iterable[str] = os.listdir(proc) if only is None else map(str, only)
     least_pages = -(-min_size_kib // page_kib)
     reader = ProcessReader(root, details, marks)
+    kernels: set[int] | None = None
     found = []
     for name in names:
         if not name.isdecimal():
@@ -71,11 +73,16 @@ def scan_processes(
             continue
         size, resident, shared = parse_statm(statm, statm_path)
         may_reach = size if swap_in_use else resident - shared
-        # no address space: a kernel thread, a zombie, or one that only looks so
-        is_candidate = _is_headless(root, int(name)) if size == 0 else may_reach >= least_pages
+        pid = int(name)
+        if size == 0:  # no address space: a kernel thread, a zombie, or one that only looks so
+            if kernels is None:
+                kernels = _list_kernel_threads(root)
+            is_candidate = pid not in kernels and _is_headless(root, pid)
+        else:
+            is_candidate = may_reach >= least_pages
         if not is_candidate:
             continue
-        process = reader.read(int(name))
+        process = reader.read(pid)
         if process is not None and process.size_kib >= min_size_kib and not process.kernel_thread:
             found.append(process)
     return found
@@ -104,6 +111,20 @@ def list_child_pids(root: str, pid: int) -> list[int]:
         return [child for content in lists for child in parse_pids(content or b"", tasks)]
     stats = ((each, _read_stat(root, each)) for each in list_pids(root))
     return [each for each, stat in stats if stat is not None and stat.ppid == pid]
+
+
+def _list_kernel_threads(root: str) -> set[int]:
+    """List what the kernel's thread starter started: its threads, and programs that the kernel called itself.
+
+    One file for all of them, where to ask each whether it is one would be most of a scan. Empty where they are not
+    seen, as in a container.
+    """
+    starter = _read_stat(root, _KTHREADD)
+    if starter is None or not starter.is_kernel_thread:
+        return set()
+    path = os.path.join(root, files.PROC, str(_KTHREADD), files.PID_TASK, str(_KTHREADD))
+    path = f"{path}/{files.TASK_CHILDREN}"
+    return {_KTHREADD, *parse_pids(files.read_file(path) or b"", path)}
 
 
 def _is_headless(root: str, pid: int) -> bool:

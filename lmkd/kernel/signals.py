@@ -77,7 +77,7 @@ class PidfdVictim:
         await trio.lowlevel.wait_readable(self._pidfd)
 
     def release_memory(self) -> bool:
-        """Take a killed process's memory back ahead of its exit; whether that was done. Blocks."""
+        """Take a dying process's memory back ahead of its exit; whether that was done. Blocks."""
         result: int = _syscall(_SYS_PROCESS_MRELEASE, self._pidfd, 0)
         return result == 0
 

@@ -90,7 +90,7 @@ class SimulatedVictim:
         await self._kernel.wait_until(lambda: not self._is_alive())
 
     def release_memory(self) -> bool:
-        if not self._is_alive() or not self._process.killed:
+        if not self._is_alive() or not self._process.dying:
             return False
         self._process.anon_kib = self._process.swap_kib = 0
         self._kernel.wake()

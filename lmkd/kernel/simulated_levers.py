@@ -180,7 +180,7 @@ class Levers:
             swap_kib=0,
             growth_kib_s=0,
             exits_at_us=None,
-            killed=False,
+            dying=False,
             unpaid_us_kib=0,
         )
         self.machine.add(child)
@@ -357,7 +357,7 @@ class Levers:
         now_us = self.machine.at_us
         self.signals.append(SentSignal(now_us, process.pid, process.start_ticks, signal, by_cgroup))
         if signal is Signal.KILL:
-            process.killed = True
+            process.dying = True
             self.machine.die_at(process, now_us + process.exit_us)
         elif process.stopped or (
             process.on_term is OnTerm.CATCHES and self.machine.is_paused(process)
@@ -389,6 +389,7 @@ class Levers:
     def _terminate(self, process: SimProcess) -> None:
         now_us = self.machine.at_us
         if process.on_term is OnTerm.EXITS:
+            process.dying = True
             self.machine.die_at(process, now_us + process.exit_us)
         elif process.on_term is OnTerm.CATCHES:
             self.machine.die_at(process, now_us + process.cleanup_us + process.exit_us)

@@ -356,7 +356,7 @@ class SimulatedMachine:
             key=lambda p: (p.anon_kib + p.swap_kib + p.oom_score_adj * limit_kib // 1000, p.pid),
         )
         for process in self._who_dies_with(worst, group):
-            process.killed = True
+            process.dying = True
             self.die_at(process, self.at_us + process.exit_us)
             self.oom_kills.append((process.pid, process.name))
             for above in self._up_from(process.cgroup):

@@ -47,7 +47,7 @@ class SimProcess:
     """Whether signals and writes are refused, as a process of another user does."""
     swap_kib: int = 0
     exits_at_us: int | None = None
-    killed: bool = False
+    dying: bool = False
     stopped: bool = False
     term_waits: bool = False
     """A SIGTERM that came while it was stopped or frozen."""

@@ -7,9 +7,18 @@ has left at 400 MB/s. It may be wrong, for available memory is a noisy figure: t
 from __future__ import annotations
 
 from lmkd.model import Level
-from lmkd.policy.settings import Settings
+from lmkd.policy.settings import PERMYRIAD, Settings
 from lmkd.policy.state import DomainState
-from lmkd.policy.window import SECOND_US, Window, fall_kib_s, recent_fall_kib_s
+from lmkd.policy.window import (
+    RECENT_US,
+    SECOND_US,
+    Window,
+    fall_kib_s,
+    grew,
+    reading_before,
+    recent_fall_kib_s,
+    stall_permyriad,
+)
 
 FASTEST_KIB_S = 400 * 1024
 """What one program dirties a second where nothing holds it back; a machine whose quarter is more may do more."""
@@ -33,10 +42,30 @@ def read_interval_us(domain: DomainState, settings: Settings) -> int:
         headroom_kib = last.available_kib - settings.floor[Level.LOW].enter.of(last.total_kib)
         rate_kib_s = max(last.total_kib // 4, FASTEST_KIB_S, 4 * fall_kib_s(domain.window))
         longest_us, shortest_us = settings.read_idle_us, settings.read_pressed_us
-    if rate_kib_s == 0:
-        return longest_us
-    interval_us = max(headroom_kib, 0) * SECOND_US // rate_kib_s
-    return min(max(interval_us, shortest_us), longest_us)
+    interval_us = longest_us
+    if rate_kib_s > 0:
+        interval_us = min(interval_us, max(headroom_kib, 0) * SECOND_US // rate_kib_s)
+    stalled_us = until_stalled_us(domain.window, settings)
+    if stalled_us is not None:
+        interval_us = min(interval_us, stalled_us // LOOKS_ON_THE_WAY)
+    return max(interval_us, shortest_us)
+
+
+def until_stalled_us(window: Window, settings: Settings) -> int | None:
+    """Return how soon full stall reaches its next step, harm or critical, as it grew over the last tenth of a second.
+
+    None: it did not grow, or is past both. A stall that has begun is mostly a stall of three quarters of the time.
+    """
+    last, first = window[-1], reading_before(window, RECENT_US)
+    span_us = last.at_us - first.at_us
+    grew_us = grew(last.full_total_us, first.full_total_us)
+    _, full = stall_permyriad(window, SECOND_US)
+    steps = (settings.stall_harm, settings.stall[Level.CRITICAL])
+    above = [step.full_permyriad for step in steps if step.full_permyriad > full]
+    if not above or grew_us == 0 or span_us <= 0:
+        return None
+    missing_us = (min(above) - full) * SECOND_US // PERMYRIAD
+    return missing_us * span_us // grew_us
 
 
 def left_us(window: Window) -> int | None:

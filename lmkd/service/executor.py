@@ -167,6 +167,9 @@ class Executor:
         reached = [handle.send(Signal.TERM) for handle in hold.in_order]
         if not any(reached):
             return "it is gone"
+        # Who has no handler is dying by now, perhaps caught in reclaim of its own; who has one is left as it is.
+        for handle in hold.handles:
+            self._hand.do(handle.release_memory)
         self._nursery.start_soon(self._watch, action.domain, action.kill, hold)
         return None
 

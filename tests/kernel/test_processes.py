@@ -61,6 +61,15 @@ def process_files(
     }
 
 
+def headless_files(pid: int) -> dict[str, str | bytes]:
+    """Of a process whose first thread has ended while another runs on, with 30,000 KiB."""
+    return {
+        **process_files(pid, state="Z", threads=2),
+        f"proc/{pid}/task/{pid}/status": "Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5\t0\t0\t0\n",
+        f"proc/{pid}/task/8/status": process_files(pid, anon_kib=30_000)[f"proc/{pid}/status"],
+    }
+
+
 def pids(found: list[Process]) -> list[int]:
     return sorted(process.pid for process in found)
 
@@ -103,6 +112,34 @@ def test_a_scan_leaves_out_the_small_the_dead_and_the_kernels_own(write_tree: Wr
     assert pids(scan_processes(root, min_size_kib=0, swap_in_use=False)) == [1, 3, 5]
 
 
+def test_kernel_threads_are_known_by_their_starter_and_what_the_kernel_called_itself_is_seen(
+    write_tree: WriteTree,
+) -> None:
+    """A core dump's reader is the starter's child too, and no thread. And in a container 2 is anybody."""
+    root = write_tree(
+        {
+            **process_files(2, vm_pages=0, flags=0x00200000),
+            **process_files(3, vm_pages=0, flags=0x00200000),
+            **process_files(4, anon_kib=9000),
+            **headless_files(5),
+            "proc/3/stat": "it would be an error to ask",
+            "proc/2/task/2/children": "3 4 ",
+        }
+    )
+    assert pids(scan_processes(root, min_size_kib=5000, swap_in_use=False)) == [4, 5]
+
+
+def test_where_2_is_no_thread_of_the_kernel_its_children_are_asked(write_tree: WriteTree) -> None:
+    root = write_tree(
+        {
+            **process_files(2),
+            **headless_files(5),
+            "proc/2/task/2/children": "5 ",
+        }
+    )
+    assert pids(scan_processes(root, min_size_kib=5000, swap_in_use=False)) == [5]
+
+
 def test_a_process_that_lies_in_swap_is_found_by_its_whole_size(write_tree: WriteTree) -> None:
     root = write_tree(process_files(3, anon_kib=100, swap_kib=70_000))
     (found,) = scan_processes(root, min_size_kib=70_000, swap_in_use=True)
@@ -138,14 +175,7 @@ def test_a_malformed_file_is_named_with_its_pid(write_tree: WriteTree) -> None:
 
 
 def test_a_process_without_its_first_thread_cannot_hide(write_tree: WriteTree) -> None:
-    living = process_files(3, anon_kib=30_000)["proc/3/status"]
-    root = write_tree(
-        {
-            **process_files(3, state="Z", threads=2),
-            "proc/3/task/3/status": "Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5\t0\t0\t0\n",
-            "proc/3/task/8/status": living,
-        }
-    )
+    root = write_tree(headless_files(3))
     (found,) = scan_processes(root, min_size_kib=20_000, swap_in_use=False)
     assert (found.pid, found.anon_kib, found.uid) == (3, 30_000, 1000)
     assert read_size_kib(root, 3) == 30_000

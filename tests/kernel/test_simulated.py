@@ -186,7 +186,7 @@ async def test_a_killed_process_holds_its_memory_until_it_exits(autojump_clock: 
 
 async def test_releasing_memory_gives_it_back_ahead_of_the_exit(autojump_clock: MockClock) -> None:
     kernel = SimulatedKernel()
-    pid = kernel.spawn("slow", anon_kib=100 * MIB, exit_us=500_000)
+    pid = kernel.spawn("slow", anon_kib=100 * MIB, exit_us=500_000, on_term=OnTerm.CATCHES)
     victim = take(kernel, pid)
     before_kib = read(kernel).available_kib
     assert victim.release_memory() is False

@@ -185,6 +185,40 @@ def test_the_lowest_floor_asks_for_medium_while_swap_can_still_take_pages(
     assert asked(detect_floor, (one,)) is level_of(level)
 
 
+@pytest.mark.parametrize(
+    ("available_mib", "full_ms", "scanned", "level"),
+    [
+        (64, 69, (1, 2), "low"),
+        (64, 70, (1, 2), "critical"),  # harm, at the edge of the lowest floor
+        (65, 70, (1, 2), "low"),
+        (49, 69, (1, 2), "medium"),
+        (49, 70, (1, 2), "critical"),
+        (49, 70, (1, 1), "medium"),  # somebody else's stall
+    ],
+)
+def test_swap_that_does_not_keep_up_is_no_reason_to_wait(
+    available_mib: int, full_ms: int, scanned: tuple[int, int], level: str
+) -> None:
+    at_floor = {"anon_mib": 500, "swap_total_mib": 500, "swap_free_mib": 500}
+    window = (
+        reading(0, available_mib, some_ms=0, full_ms=0, scanned=scanned[0], **at_floor),
+        reading(
+            1000, available_mib, some_ms=full_ms, full_ms=full_ms, scanned=scanned[1], **at_floor
+        ),
+    )
+    expected = level_of("medium" if level == "low" else level)
+    assert asked(detect_floor, window) is expected
+
+
+def test_a_moments_stall_after_the_start_is_not_taken_for_a_second_of_it() -> None:
+    at_floor = {"anon_mib": 500, "swap_total_mib": 500, "swap_free_mib": 500}
+    window = (
+        reading(0, 49, some_ms=0, full_ms=0, **at_floor),
+        reading(250, 49, some_ms=69, full_ms=69, **at_floor),
+    )
+    assert asked(detect_floor, window) is MEDIUM
+
+
 # --- swap ---------------------------------------------------------------------------------------------------
 
 

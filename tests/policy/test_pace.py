@@ -44,6 +44,27 @@ def test_above_normal_it_looks_four_times_on_the_way_to_the_hard_limit(
     assert read_interval_us(scene.domain(), SETTINGS) == after_ms * MS
 
 
+@pytest.mark.parametrize(
+    ("stalled_ms", "after_ms"),
+    [
+        ((0, 0), 100),
+        ((0, 10), 100),  # a tenth of the time: 600 ms to harm, which is 70 ms of a second
+        ((0, 30), 33),  # three tenths: 133 ms to it
+        ((0, 60), 10),  # 17 ms to it, and no sooner than in an emergency
+        ((70, 110), 25),  # past harm, 100 ms to critical, which is 150
+        ((100, 160), 100),  # past both: it is a matter of the deadline now
+    ],
+)
+def test_a_stall_that_grows_is_read_four_times_on_its_way_to_the_next_step(
+    stalled_ms: tuple[int, int], after_ms: int
+) -> None:
+    scene = Scene()
+    scene.read(0, 110, some_ms=0, full_ms=0)
+    scene.read(800, 110, some_ms=stalled_ms[0], full_ms=stalled_ms[0])
+    scene.read(900, 110, some_ms=stalled_ms[1], full_ms=stalled_ms[1])
+    assert read_interval_us(scene.domain(), SETTINGS) // MS == after_ms
+
+
 def test_in_an_emergency_and_before_the_first_reading_it_looks_at_once() -> None:
     scene = Scene()
     assert read_interval_us(scene.domain(), SETTINGS) == 10 * MS

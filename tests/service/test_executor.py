@@ -53,6 +53,45 @@ async def test_memory_is_taken_back_right_after_sigkill(autojump_clock: MockCloc
         assert scene.fed == [VictimExited(SYSTEM_DOMAIN, 1)]
 
 
+@pytest.mark.parametrize(("on_term", "left_mib"), [(OnTerm.EXITS, 0), (OnTerm.CATCHES, 50)])
+async def test_whoever_has_no_handler_is_dying_at_sigterm_and_its_memory_is_taken_back(
+    autojump_clock: MockClock, on_term: OnTerm, left_mib: int
+) -> None:
+    async with gallows() as scene:
+        pid = scene.kernel.spawn("app", anon_kib=50 * MIB, on_term=on_term, exit_us=5_000_000)
+        victim = scene.victim(pid)
+        scene.send(victim, Signal.TERM)
+        assert scene.kernel.size_kib(pid, victim.start_ticks) == left_mib * MIB
+
+
+HANDLES_TERM = """
+import signal, sys
+held = bytearray(b"x" * (20 << 20))
+signal.signal(signal.SIGTERM, lambda *_: None)
+print("ready", flush=True)
+sys.stdin.readline()
+print(held.count(b"x") == 20 << 20, flush=True)
+"""
+
+
+@pytest.mark.real_kernel
+def test_who_handles_sigterm_keeps_its_memory_whatever_is_asked_of_the_kernel() -> None:
+    kernel = Machine()
+    argv = [sys.executable, "-S", "-E", "-c", HANDLES_TERM]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        ticks = kernel.start_ticks(child.pid)
+        assert ticks is not None
+        handle = kernel.open_victim(child.pid, ticks)
+        assert handle is not None
+        assert handle.send(Signal.TERM)
+        assert handle.release_memory() is False
+        out, _ = child.communicate(b"\n", timeout=60)
+        assert out == b"True\n"
+        handle.close()
+
+
 @pytest.mark.parametrize("whole", [Unit.PROCESS, Unit.CGROUP])
 async def test_a_victim_that_went_between_rank_and_signal_is_a_failure_and_nobody_is_signalled(
     autojump_clock: MockClock, whole: Unit
