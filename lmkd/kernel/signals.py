@@ -73,7 +73,9 @@ class PidfdVictim:
         return bool(poll.poll(0))
 
     async def wait_exit(self) -> None:
-        """Return when the process has exited, reaped or not."""
+        """Return when the process has exited, reaped or not. Raises trio.ClosedResourceError when it was let go."""
+        if self._pidfd < 0:
+            raise trio.ClosedResourceError
         await trio.lowlevel.wait_readable(self._pidfd)
 
     def release_memory(self) -> bool:

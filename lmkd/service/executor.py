@@ -410,12 +410,13 @@ class Executor:
         """Wait for all that is held. Who was born into it as it died is part of it, and is signalled, too."""
         ended: set[VictimHandle] = set()  # a thousand of a bomb end one by one
         while True:
+            # The hold may have been released in the very moment in which one of them ended.
+            await trio.lowlevel.checkpoint_if_cancelled()
             left = [handle for handle in hold.handles if handle not in ended]
             if not left and hold.breeds and self._hold_born(hold):
                 if hold.last_word is Signal.KILL:
-                    self._end_breeding(
-                        hold
-                    )  # stopped first: to kill one after another is a race with their forks
+                    # Stopped first: to kill one after another is a race with their forks.
+                    self._end_breeding(hold)
                 left = [handle for handle in hold.handles if handle not in ended]
                 for handle in left:
                     handle.send(hold.last_word)

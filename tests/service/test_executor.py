@@ -171,6 +171,47 @@ async def test_a_handle_that_is_closed_before_the_wait_begins_is_not_waited_on()
     assert engine.fed == []
 
 
+@pytest.mark.real_kernel
+async def test_a_victim_that_is_let_go_as_one_of_it_ends_is_let_go_and_nothing_breaks() -> None:
+    """Seen in the arena's bomb: the daemon waited for a handle that it had just closed, and died of it."""
+    kernel, engine = Machine(), DeafEngine()
+    ignoring = ["sh", "-c", "trap '' TERM; echo ready; exec sleep 60"]
+    for _ in range(20):  # which of the two tasks runs first is for trio to say
+        children = [
+            subprocess.Popen(ignoring, stdout=subprocess.PIPE)  # noqa: ASYNC220
+            for _ in range(2)
+        ]
+        for child in children:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+        found = [kernel.process(child.pid) for child in children]
+        members = tuple((one.pid, one.start_ticks) for one in found if one is not None)
+        victim = Victim(
+            *members[0],
+            "sh",
+            AppClass.SYSTEM,
+            "",
+            1,
+            Unit.SWARM,
+            found[0].cgroup if found[0] else "",
+        )
+        victim = victim._replace(members=members)
+        try:
+            async with trio.open_nursery() as nursery:
+                executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand(), kernel.process)
+                executor.signal(SendSignal(SYSTEM_DOMAIN, 1, victim, Signal.TERM))
+                await wait_all_tasks_blocked()
+                children[0].kill()
+                children[0].wait()
+                await trio.lowlevel.checkpoint()
+                executor.release(1)
+        finally:
+            for child in children:
+                child.kill()
+                child.communicate()
+    assert engine.fed == []
+
+
 async def test_a_cgroup_dies_as_a_whole_and_is_over_when_it_is_empty(
     autojump_clock: MockClock,
 ) -> None:
