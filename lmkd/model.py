@@ -190,6 +190,7 @@ class Glance(NamedTuple):
     ppid: int
     session: int
     comm: str
+    kernel_thread: bool = False
 
     def as_like(self, other: Process, pid: int) -> Process | None:
         """Return the process as one like another, of which both came by fork; None where it has set itself apart."""

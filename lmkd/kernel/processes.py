@@ -306,7 +306,7 @@ def read_glance(root: str, pid: int) -> Glance | None:
     stat = _read_stat(root, pid)
     if stat is None or stat.is_dead:
         return None
-    return Glance(stat.start_ticks, stat.ppid, stat.session, stat.comm)
+    return Glance(stat.start_ticks, stat.ppid, stat.session, stat.comm, stat.is_kernel_thread)
 
 
 def _read_stat(root: str, pid: int) -> ProcStat | None:

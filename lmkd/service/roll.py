@@ -84,6 +84,9 @@ class Roll:
         self._now_us = now_us
         self.scope = scope
         self.known: dict[int, Known] = {}
+        self._kernel_threads: set[int] = set()
+        """Pids that are nobody's to judge. Else they are newcomers at every look: in the arena's bomb lmkd read 45 of
+        them before the first of its 400 children."""
         self._apps: dict[Identity, App] = {}
         self._together: Counter[str] = Counter()
         """How many processes are in each cgroup that dies as a whole."""
@@ -154,6 +157,9 @@ class Roll:
         glance = self._kernel.glance(pid)
         if glance is None:
             return True
+        if glance.kernel_thread:
+            self._kernel_threads.add(pid)
+            return True
         parent = self.known.get(glance.ppid)
         process = None
         if parent is not None and parent.app is None and pid not in self.known:
@@ -183,6 +189,7 @@ class Roll:
         if before is not None and before.process.start_ticks != process.start_ticks:
             self._drop(process.pid)
             before = None
+        self._kernel_threads.discard(process.pid)
         process = self._with_own_adj(process)
         app = self._apps.get((process.pid, process.start_ticks))
         if before is not None and before.app is app and _same(before.process, process):
@@ -222,7 +229,11 @@ class Roll:
     def look_at_all(self) -> None:
         """Read every process: at the start, and when events were lost."""
         found = self._kernel.scan(SYSTEM_DOMAIN, 0, self._details)
-        gone = self.known.keys() - {process.pid for process in found}
+        pids = {process.pid for process in found}
+        gone = self.known.keys() - pids
+        self._kernel_threads = {
+            pid for pid in self._kernel.pids() if pid not in pids and self._is_kernels(pid)
+        }
         self._note_sessions()
         # Parents first, so that what a child inherited of ours is known for ours.
         for process in sorted(found, key=lambda one: (one.start_ticks, one.pid)):
@@ -232,13 +243,18 @@ class Roll:
             self._drop(pid)
         self._projection.inherited.clear()
 
+    def _is_kernels(self, pid: int) -> bool:
+        glance = self._kernel.glance(pid)
+        return glance is not None and glance.kernel_thread
+
     def look_for_new(self, most: int) -> bool:
         """Find who came and went by their pids alone, and read so many newcomers; whether that was all of them.
 
         Or GLANCES times as many where they are as their parents: the children of a bomb cost a file each, not seven.
         """
         pids = set(self._kernel.pids())
-        gone, new = self.known.keys() - pids, pids - self.known.keys()
+        self._kernel_threads &= pids
+        gone, new = self.known.keys() - pids, pids - self.known.keys() - self._kernel_threads
         if new:
             self._note_sessions()
         left = most * GLANCES
@@ -301,7 +317,7 @@ class Roll:
 
     def is_known(self, pid: int) -> bool:
         """Whether a process of this pid is on the roll. From any thread."""
-        return pid in self.known
+        return pid in self.known or pid in self._kernel_threads
 
     def note_sizes(self, domain: str) -> tuple[tuple[int, int, int], ...]:
         """Return what known processes of a domain hold in memory now, but for the smallest: (pid, start_ticks, KiB)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from lmkd.config import load_config
 from lmkd.kernel.interface import ProcessEvents
 from lmkd.kernel.simulated import SimulatedKernel
-from lmkd.model import App, AppClass, Mark, Unit
+from lmkd.model import App, AppClass, Glance, Mark, Process, Unit
 from lmkd.policy.patterns import GlobTest, TextTest
 from lmkd.policy.rules import Condition, Rule, RuleSet, Verdict
 from lmkd.policy.settings import Settings
@@ -197,6 +198,40 @@ def test_children_that_are_as_their_parent_cost_a_glance_and_others_a_look() -> 
     assert child is not None
     assert house.roll.known[born[0]].process == replace(child, oom_score_adj=0)
     assert house.adj(born[0]) == house.adj(bomb)
+
+
+def test_threads_of_the_kernel_are_no_newcomers_and_cost_the_children_of_a_bomb_nothing() -> None:
+    """They are in no scan, and were read anew at every look, before anybody born later."""
+    house = Registry(TABS)
+    kernel = house.kernel
+    threads = [kernel.spawn(f"kworker/{number}") for number in range(20)]
+    scan, glance, read = kernel.scan, kernel.glance, kernel.process
+
+    def scan_others(*arguments: Any) -> list[Process]:
+        return [process for process in scan(*arguments) if process.pid not in threads]
+
+    def glance_at(pid: int) -> Glance | None:
+        return Glance(5, 2, 0, "kworker", kernel_thread=True) if pid in threads else glance(pid)
+
+    def read_others(pid: int, *details: Any) -> Process | None:
+        assert pid not in threads
+        return read(pid, *details)
+
+    kernel.scan = scan_others  # type: ignore[method-assign]
+    kernel.glance = glance_at  # type: ignore[method-assign]
+    kernel.process = read_others  # type: ignore[method-assign]
+    bomb = kernel.spawn("bomb")
+    house.roll.look_at_all()
+    threads.append(kernel.spawn("kworker/later"))  # one glance, once
+    born = [kernel.fork(bomb) for _ in range(GLANCES - 1)]
+    assert house.roll.look_for_new(1) is True
+    assert set(house.roll.known) == {bomb, *born}
+    assert all(house.roll.is_known(pid) for pid in threads)
+    taken = threads.pop()
+    kernel.recycle(taken, "tab")
+    house.roll.look(taken)
+    assert taken in house.roll.known
+    assert taken not in house.roll._kernel_threads
 
 
 def test_the_young_are_looked_at_again() -> None:
