@@ -33,6 +33,9 @@ from lmkd.policy.window import SECOND_US, reading_before
 
 NOTHING_LEFT_PAUSE_US = 1_000_000
 RECORDED_CANDIDATES = 12
+DYING_US = 10_000
+"""So long for each further process of a victim: the 440 of the arena's bomb were gone 1.5 to 5 s after SIGKILL."""
+DYING_MOST_US = 5_000_000
 _NO_LIMIT_US = 1 << 62
 
 
@@ -54,7 +57,7 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
             turn.act(SendSignal(domain.domain, kill.kill, kill.victim, Signal.KILL))
             turn.record(domain, "signal", {"kill": kill.kill, "signal": Signal.KILL.value})
             return replace(domain, in_flight=replace(kill, sigkill_sent_us=now_us))
-    elif _is_stuck(turn, domain, kill.sigkill_sent_us):
+    elif _is_stuck(turn, domain, kill.victim, kill.sigkill_sent_us):
         turn.act(ReleaseVictim(domain.domain, kill.kill))
         return _end_in_failure(turn, domain, kill, "it did not end after SIGKILL")
     return domain
@@ -76,16 +79,18 @@ def _time_to_exit_us(turn: Turn, domain: DomainState, judgement: Judgement) -> i
     return exit_us
 
 
-def _is_stuck(turn: Turn, domain: DomainState, sigkill_sent_us: int) -> bool:
+def _is_stuck(turn: Turn, domain: DomainState, victim: Victim, sigkill_sent_us: int) -> bool:
     """Whether a victim that has had SIGKILL is to be given up: its time is up and no memory comes back.
 
     What is large takes its time to die (64 GiB at 95 ms a GiB: 6 s), and the next victim would die for nothing. One in
-    an uninterruptible sleep may never end, and in an emergency three seconds of waiting for it are worth a program.
+    an uninterruptible sleep may never end, and in an emergency three seconds of waiting for it are worth a program. Of
+    many each has to get out of reclaim first, and what it frees the others take: that nothing comes back says nothing.
     """
     settings = turn.settings.of(domain.domain)
     patience_us = settings.unkillable_us
     if domain.judgement is not None and domain.judgement.emergency:
         patience_us = min(patience_us, settings.unkillable_emergency_us)
+    patience_us += min((victim.processes - 1) * DYING_US, DYING_MOST_US)
     if turn.now_us < sigkill_sent_us + patience_us:
         return False
     last, before = domain.window[-1], reading_before(domain.window, SECOND_US)

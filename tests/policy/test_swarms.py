@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from lmkd.model import SYSTEM_DOMAIN, AppClass, Process, Signal, Unit
-from lmkd.policy.actions import Action, RaiseAlarm, Record, ScanProcesses, SendSignal
+from lmkd.policy.actions import (
+    Action,
+    RaiseAlarm,
+    Record,
+    ReleaseVictim,
+    ScanProcesses,
+    SendSignal,
+)
 from lmkd.policy.patterns import ExeTest
 from lmkd.policy.swarms import SWARM_LEAST, SWARM_WHOLE, find_kin, kin_of, part_to_end
 
@@ -129,6 +136,23 @@ def test_from_the_second_look_on_all_are_scanned_until_it_is_calm() -> None:
     for at_ms in (400, 3400):
         scene.read(at_ms, 500)
     assert only(ScanProcesses, scene.read(4000, 40)) == [ScanProcesses(SYSTEM_DOMAIN, 20 * MIB)]
+
+
+@pytest.mark.parametrize(("count", "given_up_ms"), [(300, 2990), (900, 5000)])
+def test_of_many_each_has_its_turn_to_die_before_they_are_given_up(
+    count: int, given_up_ms: int
+) -> None:
+    """In an emergency, and nothing comes back: 10 ms for each beyond the first, 5 s at the most."""
+    scene = Scene()
+    scene.read(0, 10, anon_mib=700)
+    scene.scan(0, process(10, 90))
+    assert signals(scene.scan(0, process(10, 90), *workers(count))) == [(1000, Unit.SWARM, count)]
+    assert only(SendSignal, scene.read(200, 10))[0].signal is Signal.KILL
+    last_ms = 200 + 1000 + given_up_ms
+    for at_ms in range(1000, last_ms, 1000):
+        assert only(ReleaseVictim, scene.read(at_ms, 10)) == []
+    assert only(ReleaseVictim, scene.read(last_ms - 1, 10)) == []
+    assert only(ReleaseVictim, scene.read(last_ms, 10))
 
 
 def test_a_second_look_that_finds_no_swarm_is_the_last() -> None:
