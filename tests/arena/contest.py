@@ -175,9 +175,12 @@ class Contest:
 
 
 def _without_paths(outcome: dict[str, Any]) -> dict[str, Any]:
-    """Name this checkout by what it is: guards log command lines, and the raw numbers are published."""
+    """Name this checkout by what it is: guards log command lines, and the raw numbers are published.
+
+    The cache may be another checkout's, by a link.
+    """
     text = json.dumps(outcome).replace(str(_REPO), "REPOSITORY")
-    return dict(json.loads(text))
+    return dict(json.loads(text.replace(str(cache_dir().resolve()), "REPOSITORY/.cache/vm")))
 
 
 @functools.cache
