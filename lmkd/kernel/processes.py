@@ -116,15 +116,13 @@ def list_child_pids(root: str, pid: int) -> list[int]:
 def _list_kernel_threads(root: str) -> set[int]:
     """List what the kernel's thread starter started: its threads, and programs that the kernel called itself.
 
-    One file for all of them, where to ask each whether it is one would be most of a scan. Empty where they are not
+    One file for all of them, where to ask each whether it is one would be half of a scan. Empty where they are not
     seen, as in a container.
     """
     starter = _read_stat(root, _KTHREADD)
     if starter is None or not starter.is_kernel_thread:
         return set()
-    path = os.path.join(root, files.PROC, str(_KTHREADD), files.PID_TASK, str(_KTHREADD))
-    path = f"{path}/{files.TASK_CHILDREN}"
-    return {_KTHREADD, *parse_pids(files.read_file(path) or b"", path)}
+    return {_KTHREADD, *list_child_pids(root, _KTHREADD)}
 
 
 def _is_headless(root: str, pid: int) -> bool:

@@ -156,7 +156,7 @@ def _stall_words(some: int, full: int) -> str:
     return f"tasks stalled {percent(some)} (all of them {percent(full)}) of 1 s"
 
 
-def is_stalled(window: Window, settings: Settings, least_us: int) -> bool:
+def _is_stalled(window: Window, settings: Settings, least_us: int) -> bool:
     """Whether stalls harm somebody, and it is this domain that is short."""
     some, full = stall_permyriad(window, least_us)
     step = settings.stall_harm
@@ -197,18 +197,21 @@ def detect_floor(window: Window, settings: Settings, held: Level) -> Finding | N
     """
     last = window[-1]
     edge_kib = settings.floor[Level.CRITICAL].leave.of(last.total_kib)
-    available = f"{mib(last.available_kib)} of {mib(last.total_kib)} available"
-    if last.available_kib < edge_kib and is_stalled(window, settings, SECOND_US):
-        some, full = stall_permyriad(window, SECOND_US)
-        return Finding("floor", Level.CRITICAL, f"{available}, and {_stall_words(some, full)}")
+    if last.available_kib < edge_kib and _is_stalled(window, settings, SECOND_US):
+        stalled = _stall_words(*stall_permyriad(window, SECOND_US))
+        return Finding("floor", Level.CRITICAL, f"{_available_words(last)}, and {stalled}")
     for level in RISING:
         step = settings.floor[level]
         threshold = step.leave if held >= level else step.enter
         if last.available_kib < threshold.of(last.total_kib):
             if level is Level.CRITICAL and swap_relief_kib(last) >= edge_kib:
                 level = Level.MEDIUM
-            return Finding("floor", level, available)
+            return Finding("floor", level, _available_words(last))
     return None
+
+
+def _available_words(reading: Reading) -> str:
+    return f"{mib(reading.available_kib)} of {mib(reading.total_kib)} available"
 
 
 def detect_swap(window: Window, settings: Settings, held: Level) -> Finding | None:
@@ -308,7 +311,7 @@ def _stall_seen(window: Window, settings: Settings) -> bool:
 
 def _is_harmed(recent: Window, settings: Settings) -> bool:
     """Whether programs lose time now: by stall, or by thrashing that somebody feels."""
-    if is_stalled(recent, settings, STALL_LEAST_US):
+    if _is_stalled(recent, settings, STALL_LEAST_US):
         return True
     thrash = detect_thrash(recent, settings, Level.NORMAL)
     return thrash is not None and thrash.level >= Level.MEDIUM

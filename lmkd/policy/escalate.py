@@ -34,7 +34,7 @@ from lmkd.policy.window import SECOND_US, reading_before
 NOTHING_LEFT_PAUSE_US = 1_000_000
 RECORDED_CANDIDATES = 12
 DYING_US = 10_000
-"""So long for each further process of a victim: the 440 of the arena's bomb were gone 1.5 to 5 s after SIGKILL."""
+"""So long for each further process of a victim: the 440 of the arena's bomb were gone 2.0 to 3.2 s after SIGKILL."""
 DYING_MOST_US = 5_000_000
 _NO_LIMIT_US = 1 << 62
 

@@ -410,8 +410,6 @@ class Executor:
         """Wait for all that is held. Who was born into it as it died is part of it, and is signalled, too."""
         ended: set[VictimHandle] = set()  # a thousand of a bomb end one by one
         while True:
-            # The hold may have been released in the very moment in which one of them ended.
-            await trio.lowlevel.checkpoint_if_cancelled()
             left = [handle for handle in hold.handles if handle not in ended]
             if not left and hold.breeds and self._hold_born(hold):
                 if hold.last_word is Signal.KILL:
@@ -425,6 +423,8 @@ class Executor:
             with trio.CancelScope() as hold.wait:
                 hold.waited_for = left[0]
                 await left[0].wait_exit()
+            # The hold may have been released in the very moment in which that one ended.
+            await trio.lowlevel.checkpoint_if_cancelled()
             ended.add(left[0])
 
     def _note_kill(self, hold: _Hold) -> None:

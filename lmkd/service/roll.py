@@ -85,8 +85,8 @@ class Roll:
         self.scope = scope
         self.known: dict[int, Known] = {}
         self._kernel_threads: set[int] = set()
-        """Pids that are nobody's to judge. Else they are newcomers at every look: in the arena's bomb lmkd read 45 of
-        them before the first of its 400 children."""
+        """Pids that are nobody's to judge. Else they are newcomers after every look at all, for no scan has them: in
+        the arena's bomb, soon after the start, lmkd read 45 of them before the first of its 400 children."""
         self._apps: dict[Identity, App] = {}
         self._together: Counter[str] = Counter()
         """How many processes are in each cgroup that dies as a whole."""
@@ -160,6 +160,7 @@ class Roll:
         if glance.kernel_thread:
             self._kernel_threads.add(pid)
             return True
+        self._kernel_threads.discard(pid)
         parent = self.known.get(glance.ppid)
         process = None
         if parent is not None and parent.app is None and pid not in self.known:

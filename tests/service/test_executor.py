@@ -148,22 +148,31 @@ async def test_a_victim_that_is_given_up_is_not_waited_for(autojump_clock: MockC
         assert scene.fed == []
 
 
+def real_victim(kernel: Machine, *pids: int) -> Victim:
+    """Return real processes as a victim: one as itself, more as a swarm."""
+    found = [kernel.process(pid) for pid in pids]
+    members = tuple((one.pid, one.start_ticks) for one in found if one is not None)
+    assert len(members) == len(pids)
+    first = found[0]
+    assert first is not None
+    return Victim(
+        first.pid,
+        first.start_ticks,
+        first.comm,
+        AppClass.SYSTEM,  # whatever this machine's own places make of it
+        "",
+        1,
+        Unit.SWARM if len(pids) > 1 else Unit.PROCESS,
+        first.cgroup,
+        members=members if len(pids) > 1 else (),
+    )
+
+
 @pytest.mark.real_kernel
 async def test_a_handle_that_is_closed_before_the_wait_begins_is_not_waited_on() -> None:
     kernel, engine = Machine(), DeafEngine()
     with subprocess.Popen(["sleep", "60"]) as child:  # noqa: ASYNC220 - starting it takes no time
-        process = kernel.process(child.pid)
-        assert process is not None
-        victim = Victim(
-            child.pid,
-            process.start_ticks,
-            "sleep",
-            AppClass.SYSTEM,  # whatever this machine's own places make of it
-            "",
-            1,
-            Unit.PROCESS,
-            "/",
-        )
+        victim = real_victim(kernel, child.pid)
         async with trio.open_nursery() as nursery:
             executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand(), kernel.process)
             executor.signal(SendSignal(SYSTEM_DOMAIN, 1, victim, Signal.TERM))
@@ -184,18 +193,7 @@ async def test_a_victim_that_is_let_go_as_one_of_it_ends_is_let_go_and_nothing_b
         for child in children:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
-        found = [kernel.process(child.pid) for child in children]
-        members = tuple((one.pid, one.start_ticks) for one in found if one is not None)
-        victim = Victim(
-            *members[0],
-            "sh",
-            AppClass.SYSTEM,
-            "",
-            1,
-            Unit.SWARM,
-            found[0].cgroup if found[0] else "",
-        )
-        victim = victim._replace(members=members)
+        victim = real_victim(kernel, *(child.pid for child in children))
         try:
             async with trio.open_nursery() as nursery:
                 executor = Executor(kernel, engine, nursery, OWN_PID, PromptHand(), kernel.process)

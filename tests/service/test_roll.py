@@ -201,7 +201,7 @@ def test_children_that_are_as_their_parent_cost_a_glance_and_others_a_look() -> 
 
 
 def test_threads_of_the_kernel_are_no_newcomers_and_cost_the_children_of_a_bomb_nothing() -> None:
-    """They are in no scan, and were read anew at every look, before anybody born later."""
+    """They are in no scan, and were read anew after every look at all, before anybody born later."""
     house = Registry(TABS)
     kernel = house.kernel
     threads = [kernel.spawn(f"kworker/{number}") for number in range(20)]
