@@ -2,7 +2,8 @@
 
 malloc keeps what is freed below anything that is still in use, and cannot give it back: malloc_trim does it by
 MADV_DONTNEED, which the kernel refuses for locked memory (lmkd.kernel.locked; mm/madvise.c). Blocks that are mappings
-of their own are given back one by one. Python's small objects come from its own arenas and are not concerned.
+of their own are given back one by one; what is smaller, in calm (lmkd.kernel.locked.return_freed_memory). Python's
+small objects come from its own arenas and are not concerned.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lmkd.config import Config, ConfigError
+from lmkd.kernel.locked import return_freed_memory
 from lmkd.model import SYSTEM_DOMAIN, Process
 from lmkd.policy import actions, events, heart
 from lmkd.policy.settings import DomainPolicy, Settings
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from lmkd.service.daemon import Daemon
 
 log = logging.getLogger("lmkd")
+
+CROWD = 64
+"""So many clients fewer than there were, and it is worth to give back what malloc keeps of them: 5 MB of 500."""
 
 
 class Parts:
@@ -137,7 +141,7 @@ class Parts:
         self.monitor.close()
         self.server.say_bye("the daemon leaves")
         self.projection.restore_all()
-        if any(domain.episode is not None for domain in self.engine.state.domains.values()):
+        if self._in_episode():
             self._save_recording()
 
     def _settings(self, config: Config) -> Settings:
@@ -179,6 +183,14 @@ class Parts:
             if fault is not None:
                 log.error("the watchdog had to give up a look: %s", fault)
         self.births.look_if_due(level)
+        if self.server.peak - len(self.server) >= CROWD and not self._in_episode():
+            self.server.peak = len(self.server)
+            problem = return_freed_memory()
+            if problem is not None:
+                log.warning("memory is not locked any more: %s", problem)
+
+    def _in_episode(self) -> bool:
+        return any(domain.episode is not None for domain in self.engine.state.domains.values())
 
     # --- what the heart wants done ---------------------------------------------------------------------
 
@@ -256,9 +268,7 @@ class Parts:
         over = self._journal.add(record)
         if over is not None:
             self._clerk.do(lambda: self._journal.write(over))
-        if record.kind == "closed" and not any(
-            domain.episode for domain in self.engine.state.domains.values()
-        ):
+        if record.kind == "closed" and not self._in_episode():
             gc.enable()
         if record.kind == "opened":
             # A collection would be up to 5 ms of waiting. Neither the heart nor trio makes cycles (measured: none in

@@ -83,6 +83,8 @@ class Server:
         self._credentials = credentials
         self._epoll = select.epoll()
         self._clients: dict[int, Client] = {}
+        self.peak = 0
+        """The most that were here at a time, since it was last set."""
         self._held: Counter[int] = Counter()
         """How many connections each uid has."""
         self._crowded: set[int] = set()
@@ -319,6 +321,7 @@ class Server:
             sock.close()  # gone before it was greeted
             return
         self._clients[sock.fileno()] = client
+        self.peak = max(self.peak, len(self._clients))
         self._held[client.uid] += 1
 
     def _has_its_share(self, uid: int) -> bool:

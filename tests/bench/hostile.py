@@ -36,9 +36,8 @@ TRADES = ("garbage", "half", "flood", "large", "deaf")
 UID = 65_534
 MORE_MOST_KIB = 16 * 1024
 """For 500 hostile connections: a backlog of requests of a chunk each, and an unfinished frame of 64 KiB of some."""
-LEFT_MOST_KIB = 8 * 1024
-"""The arenas that Python cut their requests from stay for the next crowd, which takes no more (three in a row: 36.3,
-37.9, 36.9 MB resident)."""
+LEFT_MOST_KIB = 4 * 1024
+"""What malloc kept is given back when they have gone; the arenas that Python cut small objects from may stay."""
 RETRY_S = 0.05
 
 

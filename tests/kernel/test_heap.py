@@ -1,9 +1,11 @@
-"""Large blocks of the heap go back to the system one by one."""
+"""What is freed goes back to the system: large blocks of the heap one by one, the others when it is asked for."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import pytest
 
 PROGRAM = """
 import ctypes
@@ -19,11 +21,42 @@ before = resident_kib()
 held, pins = [], []
 for number in range(200):
     held.append(b"x" * (LARGE_BYTES + number))
-    pins.append(b"y" * 700)  # something that stays, above each
+    pins.append(bytes(700))  # something that stays, above each
 most = resident_kib()
 held.clear()
 print(most - before, resident_kib() - before)
 """
+
+RETURN = """
+import ctypes
+from lmkd.kernel.locked import lock_memory, return_freed_memory
+
+def locked_kib():
+    return int(open("/proc/self/status").read().split("VmLck:")[1].split()[0])
+
+def resident_kib():
+    return int(open("/proc/self/statm").read().split()[1]) * 4
+
+LOCK and lock_memory()
+held, pins = [], []
+for number in range(500):
+    held.append(b"x" * (8_000 + number))
+    pins.append(bytes(700))  # something that stays, above each
+held.clear()
+kept = resident_kib()
+ctypes.CDLL(None).malloc_trim(0)
+trimmed, locked = resident_kib(), locked_kib()
+problem = return_freed_memory()
+print(kept - trimmed, kept - resident_kib(), locked, locked_kib(), problem)
+"""
+
+
+def returned(*, locked: bool) -> list[str]:
+    program = RETURN.replace("LOCK", str(locked))
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
 
 
 def kept_kib(*, arranged: bool) -> tuple[int, int]:
@@ -43,3 +76,19 @@ def test_large_blocks_go_back_when_they_are_freed() -> None:
     assert kept_kib(arranged=False)[1] >= 2_000, (
         "malloc does it by itself now: lmkd.kernel.heap is of no use"
     )
+
+
+def test_freed_memory_goes_back_and_what_is_left_is_locked_again() -> None:
+    trimmed_kib, returned_kib, before_kib, after_kib, problem = returned(locked=True)
+    if before_kib == "0":
+        pytest.skip("memory cannot be locked: no CAP_IPC_LOCK, or RLIMIT_MEMLOCK is too small")
+    assert int(trimmed_kib) <= 200, "what is locked can be given back: why unlock it?"
+    assert int(returned_kib) >= 1_500
+    assert int(after_kib) >= int(before_kib) - 5_000
+    assert problem == "None"
+
+
+def test_memory_that_was_not_locked_is_not_locked_by_giving_some_back() -> None:
+    _, returned_kib, before_kib, after_kib, problem = returned(locked=False)
+    assert int(returned_kib) >= 1_500
+    assert (before_kib, after_kib, problem) == ("0", "0", "None")

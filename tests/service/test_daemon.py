@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from lmkd.config import Config, ConfigError, Mistake
 from lmkd.kernel.simulated import SimulatedKernel
 from lmkd.model import SYSTEM_DOMAIN, Level
+from lmkd.service import parts
 from lmkd.service.server import Server
 
 from .house import MIB, House, running
@@ -128,6 +129,31 @@ async def test_sighup_right_after_ready_is_a_reload_and_not_the_end(
 
     async with running(tmp_path, prepare=prepare) as house:
         assert not house.left.is_set()
+
+
+# --- after a crowd -------------------------------------------------------------------------------------
+
+
+async def test_what_a_crowd_made_us_hold_is_given_back_once_and_in_calm(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[float] = []
+    monkeypatch.setattr(
+        parts, "return_freed_memory", lambda: given_back.append(trio.current_time())
+    )
+    async with running(tmp_path) as house:
+        crowd = [await house.connect() for _ in range(parts.CROWD)]
+        await trio.sleep(10)
+        assert not given_back, "they are still there"
+        house.kernel.set_available(CRITICAL_KIB)
+        await trio.sleep(5)
+        for peer in crowd:
+            peer.close()
+        await trio.sleep(5)
+        assert not given_back, "an episode comes first"
+        house.kernel.set_available(900 * MIB)
+        await trio.sleep(120)
+        assert len(given_back) == 1
 
 
 # --- leaving -------------------------------------------------------------------------------------------
