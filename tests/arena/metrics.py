@@ -28,8 +28,16 @@ def lead_ms(run: Raw) -> float | None:
     return None if first_notice is None or first_stall is None else first_stall - first_notice
 
 
-def _first(sweeps: dict[str, dict[str, int]]) -> dict[str, int]:
-    return next(iter(sweeps.values()), {})
+def _sweep(run: Raw, name: str) -> float | None:
+    """Return a figure of the first program that sweeps; of one that was killed, all but the median is never.
+
+    It does not answer any more, and its last sweep before was not the worst of it.
+    """
+    program, taken = next(iter(run["sweeps_us"].items()), ("", {}))
+    if name != "p50" and any(one["name"] == program for one in run["lost"]):
+        return NEVER
+    figure: float | None = taken.get(name)
+    return figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ def summarize(runs: Iterable[Raw]) -> Figures:
         return median(figure for figure in known if figure is not None)
 
     def sweep(name: str) -> float | None:
-        return middle(lambda run: _first(run["sweeps_us"]).get(name))
+        return middle(lambda run: _sweep(run, name))
 
     return Figures(
         runs=len(good),

@@ -156,7 +156,8 @@ def _head(latest: list[dict[str, Any]]) -> list[str]:
         " low-memory-monitor, and give back what they can.",
         "",
         "*Culprit over* is when it has ended, or has all it wanted; *calm* is that, and full stall below 1% for 1 s."
-        " *MB lost* is what killed programs held that were not culprits.",
+        " *MB lost* is what killed programs held that were not culprits. *Foreground*: how long it took to touch all"
+        " that it holds; one that was killed never does it again.",
         "",
         "Versions: "
         + ", ".join(
@@ -189,13 +190,18 @@ def _section(workload: Workload, rows: dict[str, Figures]) -> list[str]:
     return [
         f"## {workload.name}",
         "",
-        f"{workload.about}; {swap}, looked at for at most {workload.bound_ms // 1000} s.",
+        f"{workload.about}; {swap}, looked at for {_span(workload)}.",
         "",
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
         *(row(guard, _without_culprit(figures, workload)) for guard, figures in rows.items()),
         "",
     ]
+
+
+def _span(workload: Workload) -> str:
+    most = f"at most {workload.bound_ms // 1000} s"
+    return f"at least {workload.least_ms // 1000} and {most}" if workload.least_ms else most
 
 
 def _without_culprit(figures: Figures, workload: Workload) -> Figures:

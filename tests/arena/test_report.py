@@ -70,6 +70,17 @@ def test_the_lost_are_named_and_the_culprit_is_not_one_of_them() -> None:
     assert say_lost(summarize([raw()])) == "nobody"
 
 
+def test_a_program_that_was_killed_answers_never_again() -> None:
+    """Else a guard that kills it as soon as it stalls would have the best of foreground programs."""
+    killed = {"name": "foreground", "role": "missed", "held_kib": 1, "at_ms": 9, "by": "kernel"}
+    lost = raw(lost=[killed])
+    figures = summarize([lost, lost, raw()])
+    assert (figures.p50_us, figures.p99_us, figures.max_us) == (1000, NEVER, NEVER)
+    assert summarize([lost, raw(), raw()]).p99_us == 2000
+    assert summarize([raw(lost=[WORKER])]).p99_us == 2000
+    assert summarize([raw(sweeps_us={})]).p99_us is None
+
+
 def test_the_lead_is_from_the_first_notice_to_the_first_stall() -> None:
     assert summarize([raw(first_notice_ms=2000)]).lead_ms == 3000
     assert summarize([raw()]).lead_ms is None

@@ -40,6 +40,9 @@ class Workload:
     swap_mib: int
     bound_ms: int
     nobody_should_act: bool = False
+    least_ms: int = 0
+    """Looked at for so long under every guard: else the 99th percentile of what is measured by the sweep would be worse
+    the sooner a guard is done, for the same slow sweeps are among fewer then."""
 
 
 def _foreground(hold_mib: int = 80) -> Program:
@@ -78,6 +81,7 @@ WORKLOADS = (
         (_foreground(), *_workers(3, 60), _leak(25, 600)),
         200,
         30_000,
+        least_ms=15_000,
     ),
     Workload(
         "slow-leak",

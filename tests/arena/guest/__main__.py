@@ -149,6 +149,7 @@ class Run:
     def _look_on(self, before: Sample) -> Sample:
         """Look until it is calm again, or until the workload's time is up."""
         bound_ns = self.began_ns + self.workload.bound_ms * 1_000_000
+        least_ns = self.began_ns + self.workload.least_ms * 1_000_000
         calm_since_ns, calm_from = self.began_ns, before
         previous = sample = before
         while (now_ns := time.monotonic_ns()) < bound_ns:
@@ -173,7 +174,8 @@ class Run:
             ):
                 if not self.calm_ns:
                     self.calm_ns = max(calm_since_ns, self.culprits_over_ns)
-                if now_ns - self.calm_ns > CALM_NS + AFTERMATH_NS:
+                over_ns = max(self.calm_ns + CALM_NS + AFTERMATH_NS, least_ns)
+                if now_ns > over_ns:
                     break
         return sample
 
