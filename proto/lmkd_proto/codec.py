@@ -20,9 +20,11 @@ from lmkd_proto.values import MAX_ID, MAX_ITEMS, RepeatedKeys, find_fault, show
 
 TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
 _BY_TYPE: dict[str, type[Message]] = {message.type: message for message in MESSAGES}
+MESSAGE_TYPES = frozenset(_BY_TYPE)
 _MAX_TYPE_CHARS = 64
 
 
@@ -40,12 +42,14 @@ def encode(message: Message) -> bytes:
     return encode_frame(payload)
 
 
-def decode(payload: bytes, *, max_items: int = MAX_ITEMS) -> Message | UnknownMessage:
+def decode(
+    payload: bytes, *, max_items: int = MAX_ITEMS, types: Collection[str] = MESSAGE_TYPES
+) -> Message | UnknownMessage:
     """Decode the payload of one frame.
 
-    Arrays and maps may hold `max_items` entries. RemoteProtocolError is `malformed` when the
-    payload breaks the rules for every message, and `bad_value` when it breaks those of its own
-    type.
+    Arrays and maps may hold `max_items` entries; all but `types` are unknown, whatever their keys.
+    RemoteProtocolError is `malformed` when the payload breaks the rules for every message, and
+    `bad_value` when it breaks those of its own type.
     """
     try:
         body: object = msgpack.unpackb(
@@ -76,7 +80,7 @@ def decode(payload: bytes, *, max_items: int = MAX_ITEMS) -> Message | UnknownMe
             request_id,
         )
     message = _BY_TYPE.get(name)
-    if message is None:
+    if message is None or name not in types:
         return UnknownMessage(name, request_id)
     return _build(message, body, request_id)
 

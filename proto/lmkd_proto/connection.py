@@ -102,6 +102,8 @@ class _Connection:
 
     _transitions: ClassVar[Transitions]
     _max_items: ClassVar[int]
+    _types: ClassVar[frozenset[str]]
+    """What this side takes; to a server, what only servers say is unknown (SPEC R-6)."""
     _after_fault: ClassVar[State]
 
     def __init__(self) -> None:
@@ -161,7 +163,7 @@ class _Connection:
 
     def _event(self, payload: bytes) -> Event:
         try:
-            message = decode(payload, max_items=self._max_items)
+            message = decode(payload, max_items=self._max_items, types=self._types)
         except RemoteProtocolError as error:
             return Malformed(error.code, error.message, error.request_id)
         after = self._transitions.get((self._state, "receive", message.type))
@@ -182,6 +184,7 @@ class ServerConnection(_Connection):
 
     _transitions = SERVER_TRANSITIONS
     _max_items = REQUEST_MAX_ITEMS
+    _types = frozenset(message.type for message in REQUESTS)
     _after_fault = "failed"
 
     def _out_of_turn(self, message: UnknownMessage) -> Event:
@@ -203,6 +206,7 @@ class ClientConnection(_Connection):
 
     _transitions = CLIENT_TRANSITIONS
     _max_items = MAX_ITEMS
+    _types = _FROM_SERVER
     _after_fault = "closed"
 
     def _out_of_turn(self, message: UnknownMessage) -> Event:

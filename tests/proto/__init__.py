@@ -1,0 +1,1 @@
+"""The wire protocol: its messages, its frames, its conversations."""
