@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lmkd_proto
+import msgpack
 import pytest
 from lmkd_proto import (
     ERROR_CODES,
@@ -18,7 +20,11 @@ from lmkd_proto import (
     UnknownMessage,
     decode,
 )
+from lmkd_proto.connection import CLIENT_TRANSITIONS, SERVER_TRANSITIONS
 from lmkd_proto.fields import REQUIRED
+
+if TYPE_CHECKING:
+    from lmkd_proto.connection import Transitions
 
 SPEC = (Path(__file__).parents[2] / "proto" / "SPEC.md").read_text()
 
@@ -86,17 +92,62 @@ def test_a_rule_that_is_referred_to_exists() -> None:
     assert set(re.findall(r"\b[A-Z]-\d+\b", SPEC)) == rules
 
 
+def example() -> list[tuple[str, list[tuple[str, str]]]]:
+    """Give the frames of the example: who speaks, and each line as hex and what is written beside it."""
+    block = section("## An example, byte by byte").split("```hex\n")[1].split("```")[0]
+    frames: list[tuple[str, list[tuple[str, str]]]] = []
+    for line in block.splitlines():
+        if line.startswith("  "):
+            content, beside = re.split(r" {2,}", line.strip(), maxsplit=1)
+            frames[-1][1].append((content, beside))
+        else:
+            frames.append((line[0], []))
+    return frames
+
+
 def test_the_example_is_a_conversation_that_two_peers_can_have() -> None:
-    lines = re.findall(
-        r"^([CS]) ([0-9a-f]{8}) ([0-9a-f]+)$", section("## An example"), re.MULTILINE
-    )
-    assert len(lines) == 11
     client, server = ClientConnection(), ServerConnection()
-    for speaker, length, payload in lines:
-        frame = bytes.fromhex(length + payload)
+    assert len(example()) == 11
+    for speaker, lines in example():
+        frame = bytes.fromhex("".join(content for content, _ in lines))
         message = decode(frame[4:])
         assert not isinstance(message, UnknownMessage)
         sender, receiver = (client, server) if speaker == "C" else (server, client)
         assert sender.send(message) == frame
         assert receiver.receive(frame) == [message]
     assert client.state == server.state == "closed"
+
+
+def test_what_stands_beside_the_bytes_of_the_example_is_what_they_say() -> None:
+    for _, lines in example():
+        (length, said), (head, beside), *entries = lines
+        assert said == f"{int(length, 16)} bytes follow"
+        assert beside == f"a map of {int(head, 16) - 0x80}"
+        for content, beside in entries:
+            key, value = content.split(" ")
+            name = json.dumps(msgpack.unpackb(bytes.fromhex(key)))
+            if beside.endswith(f"a map of {int(value, 16) - 0x80}"):
+                assert beside.startswith(f"{name}: a map")
+            else:
+                assert beside == f"{name}: {json.dumps(msgpack.unpackb(bytes.fromhex(value)))}"
+
+
+@pytest.mark.parametrize(
+    ("side", "transitions", "after_fault"),
+    [
+        ("the server", SERVER_TRANSITIONS, ServerConnection._after_fault),
+        ("the client", CLIENT_TRANSITIONS, ClientConnection._after_fault),
+    ],
+)
+def test_the_drawing_of_a_side_is_its_table(
+    side: str, transitions: Transitions, after_fault: str
+) -> None:
+    drawing = SPEC.split(f'state "{side}" as')[1].split("    }")[0]
+    drawn = set(re.findall(r"(\w+) --> (\w+): (.+)", drawing))
+    told = {
+        (before, after, word) for (before, _, word), after in transitions.items() if after != before
+    }
+    faults = {
+        (state, after_fault, "a forbidden length") for state in ("await_hello", "greeting", "open")
+    }
+    assert drawn == told | faults
