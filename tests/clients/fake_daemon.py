@@ -68,6 +68,15 @@ class Peer:
         assert isinstance(event, kind), f"expected {kind.__name__}, got {event}"
         return event
 
+    def expect_bytes(self, frames: bytes) -> bool:
+        """Read as many bytes as these, and say whether they are these."""
+        came = b""
+        while len(came) < len(frames):
+            chunk = self._sock.recv(len(frames) - len(came))
+            assert chunk, f"the client left after {came!r}"
+            came += chunk
+        return came == frames
+
     def expect_end(self) -> None:
         """Wait until the client has left; it must say nothing before."""
         chunk = b""

@@ -1,0 +1,27 @@
+"""The programs that several of these tests use, built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .programs import CLIENT, HERE, SANITIZED, STRICT, build
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for programs."""
+    return tmp_path_factory.mktemp("built")
+
+
+@pytest.fixture(scope="session")
+def probe(built: Path) -> Path:
+    """The client that does what it is told."""
+    return build(built / "probe", *STRICT, HERE / "probe.c", CLIENT / "lmkd.c")
+
+
+@pytest.fixture(scope="session")
+def decoder(built: Path) -> Path:
+    """The decoder of lmkd.c, under the sanitizers."""
+    return build(built / "decode", "-std=c11", "-O1", "-g", *SANITIZED, HERE / "decode.c")
