@@ -7,7 +7,7 @@ import sys
 from tests.bench.rows import Row
 
 BENCHES = (
-    *("footprint", "policy_step", "rules", "broadcast", "trigger"),
+    *("footprint", "policy_step", "rules", "broadcast", "trigger", "client_c"),
     *("latency", "kills", "load", "hostile"),
 )
 
