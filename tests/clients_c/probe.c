@@ -7,10 +7,12 @@
 #include <errno.h>
 #include <malloc.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -128,6 +130,19 @@ static int act(struct lmkd_client *client, char *line) {
         getrusage(RUSAGE_SELF, &usage);
         say("work %u %ld", dispatches,
             (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000);
+        return 1;
+    } else if (strcmp(word, "blind") == 0) {
+        /* A request on a connection that has ended, before anything tells the client so. */
+        struct pollfd ended = {.fd = lmkd_fd(client), .events = POLLIN};
+        if (poll(&ended, 1, 10000) != 1) exit(3);
+        result = lmkd_simulate(client, LMKD_LOW, LMKD_SELF, 1);
+    } else if (strcmp(word, "fork") == 0) {
+        /* A child that keeps a copy of every descriptor for as long as this process lives. */
+        if (fork() == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            for (;;) pause();
+        }
+        say("forked");
         return 1;
     } else if (strcmp(word, "fd") == 0) {
         struct pollfd ready = {.fd = lmkd_fd(client), .events = POLLIN};
