@@ -874,13 +874,16 @@ void lmkd_free(struct lmkd_client *client) {
     free(client);
 }
 
-int lmkd_fd(const struct lmkd_client *client) { return client->watch_fd; }
+int lmkd_fd(const struct lmkd_client *client) { return client == NULL ? -1 : client->watch_fd; }
 
-enum lmkd_state lmkd_state(const struct lmkd_client *client) { return client->state; }
+enum lmkd_state lmkd_state(const struct lmkd_client *client) { return client == NULL ? LMKD_OVER : client->state; }
 
-const char *lmkd_error_text(const struct lmkd_client *client) { return client->error_text; }
+const char *lmkd_error_text(const struct lmkd_client *client) {
+    return client == NULL ? "no client: lmkd_new has failed" : client->error_text;
+}
 
 int lmkd_dispatch(struct lmkd_client *client) {
+    if (client == NULL) return -EINVAL;
     if (client->dispatching) return fail(client, EBUSY, "lmkd_dispatch: not from a callback");
     if (client->state == LMKD_OVER) return -client->over;
     client->dispatching = true;
@@ -898,6 +901,7 @@ int lmkd_dispatch(struct lmkd_client *client) {
 }
 
 int lmkd_wait(struct lmkd_client *client, int timeout_ms) {
+    if (client == NULL) return -EINVAL;
     if (client->state == LMKD_OVER) return -client->over;
     struct pollfd ready = {.fd = client->watch_fd, .events = POLLIN};
     int count = poll(&ready, 1, timeout_ms);
@@ -917,6 +921,7 @@ const char *lmkd_unit_name(enum lmkd_unit unit) { return name_word(UNITS, COUNT(
 
 /* Begin what a program asks for: whether that can be said at all, before any of its values is looked at. */
 static int begin_call(struct lmkd_client *client, bool allowed, const char *otherwise) {
+    if (client == NULL) return -EINVAL;
     if (!allowed) return fail(client, EINVAL, otherwise);
     return client->state == LMKD_OVER ? -client->over : 0;
 }
@@ -926,6 +931,8 @@ static int end_call(struct lmkd_client *client, int id) {
     if (id > 0 && !client->dispatching) flush(client);
     return id;
 }
+
+static bool is_app(const struct lmkd_client *client) { return client != NULL && client->app.wanted; }
 
 static bool is_app_class(enum lmkd_class app_class) { return (unsigned)app_class < LMKD_SYSTEM; }
 
@@ -947,10 +954,11 @@ int lmkd_register(struct lmkd_client *client, const char *name, enum lmkd_class 
 }
 
 int lmkd_update(struct lmkd_client *client, enum lmkd_class app_class, uint64_t sheddable_bytes) {
-    struct app *app = &client->app;
-    int error = begin_call(client, app->wanted && is_app_class(app_class) && sheddable_bytes <= INT64_MAX,
+    bool allowed = is_app(client) && is_app_class(app_class) && sheddable_bytes <= INT64_MAX;
+    int error = begin_call(client, allowed,
                            "lmkd_update: expected to be registered, a class below `system`, at most 2^63-1 bytes");
     if (error < 0) return error;
+    struct app *app = &client->app;
     struct pair pairs[] = {
         with_text("class", CLASSES[app_class], REQUIRED),
         with_number("sheddable_bytes", sheddable_bytes, REQUIRED_NUMBER),
@@ -961,7 +969,7 @@ int lmkd_update(struct lmkd_client *client, enum lmkd_class app_class, uint64_t 
 }
 
 int lmkd_unregister(struct lmkd_client *client) {
-    int error = begin_call(client, client->app.wanted, "lmkd_unregister: not registered");
+    int error = begin_call(client, is_app(client), "lmkd_unregister: not registered");
     if (error < 0) return error;
     int id = client->socket_fd >= 0 ? say(client, LMKD_UNREGISTER, 0, NULL) : 0;
     if (id >= 0) client->app.wanted = false;
@@ -987,15 +995,17 @@ int lmkd_subscribe(struct lmkd_client *client, const char *domain, enum lmkd_pro
         return fail(client, EALREADY, "lmkd_subscribe: that domain is subscribed already");
     struct subscription *subscription = find_subscription(client, NULL);
     if (subscription == NULL) return fail(client, ENOSPC, "lmkd_subscribe: too many domains are subscribed");
-    *subscription = (struct subscription){.wanted = true, .propagation = propagation};
-    memcpy(subscription->domain, domain, strlen(domain));
+    subscription->wanted = true;
+    subscription->propagation = propagation;
+    memcpy(subscription->domain, domain, strlen(domain) + 1);
     int id = client->socket_fd >= 0 ? say_subscribe(client, subscription) : 0;
     if (id < 0) subscription->wanted = false;
     return end_call(client, id);
 }
 
 int lmkd_unsubscribe(struct lmkd_client *client, const char *domain) {
-    struct subscription *subscription = domain != NULL ? find_subscription(client, domain) : NULL;
+    bool named = client != NULL && domain != NULL;
+    struct subscription *subscription = named ? find_subscription(client, domain) : NULL;
     int error = begin_call(client, subscription != NULL, "lmkd_unsubscribe: that domain is not subscribed");
     if (error < 0) return error;
     struct pair pair = with_text("domain", domain, "system");
@@ -1006,7 +1016,7 @@ int lmkd_unsubscribe(struct lmkd_client *client, const char *domain) {
 
 int lmkd_ack(struct lmkd_client *client, const struct lmkd_notice *notice, enum lmkd_answer answer,
              uint64_t freed_bytes) {
-    bool allowed = client->app.wanted && notice != NULL && (unsigned)answer < COUNT(ANSWERS) && freed_bytes <= INT64_MAX;
+    bool allowed = is_app(client) && notice != NULL && (unsigned)answer < COUNT(ANSWERS) && freed_bytes <= INT64_MAX;
     int error = begin_call(client, allowed,
                            "lmkd_ack: expected to be registered, a notice, an answer, and at most 2^63-1 bytes");
     if (error < 0) return error;

@@ -137,10 +137,11 @@ struct lmkd_options {
 };
 
 /* Make a client. It connects when it is first dispatched, and its descriptor is readable until then.
- * Returns NULL, and says in errno why: ENAMETOOLONG (the path), EINVAL (the name), EMFILE, ENFILE, ENOMEM. */
+ * Returns NULL, and says in errno why: ENAMETOOLONG (the path), EINVAL (the name), EMFILE, ENFILE, ENOMEM. All other
+ * functions take NULL, and return -EINVAL: a program that does not look goes on without lmkd. */
 LMKD_API struct lmkd_client *lmkd_new(const struct lmkd_options *options);
 
-/* End the connection, which unregisters, and free the client. NULL is allowed. Not from a callback. */
+/* End the connection, which unregisters, and free the client. Not from a callback. */
 LMKD_API void lmkd_free(struct lmkd_client *client);
 
 /* Return the descriptor to watch for reading. It is an epoll, so any loop may watch it, and nobody else may read it. */
@@ -157,7 +158,7 @@ LMKD_API int lmkd_wait(struct lmkd_client *client, int timeout_ms);
 LMKD_API enum lmkd_state lmkd_state(const struct lmkd_client *client);
 
 /* Return what went wrong last, where and why: after a negative return, or while the daemon is away. "" where nothing did.
- * It stays until the next call of the client. */
+ * It stands until something else goes wrong. */
 LMKD_API const char *lmkd_error_text(const struct lmkd_client *client);
 
 /* Return the word of the protocol, or "?". */

@@ -37,6 +37,26 @@ int main() {
     return error;
 }
 """
+WITHOUT_A_CLIENT = """
+#include <lmkd.h>
+#include <stdio.h>
+int main(void) {
+    struct lmkd_client *client = lmkd_new(NULL);
+    struct lmkd_notice notice = {.number = 1};
+    puts(lmkd_error_text(client));
+    int results[] = {
+        lmkd_register(client, "app", LMKD_CACHED, 0, LMKD_PROCESS), lmkd_update(client, LMKD_CACHED, 0),
+        lmkd_unregister(client), lmkd_subscribe(client, "system", LMKD_LOCAL), lmkd_unsubscribe(client, "system"),
+        lmkd_ack(client, &notice, LMKD_DONE, 0), lmkd_simulate(client, LMKD_LOW, LMKD_SELF, 0),
+        lmkd_dispatch(client), lmkd_wait(client, -1),
+    };
+    for (unsigned i = 0; i < sizeof results / sizeof *results; i++)
+        if (results[i] != -22) return 1;
+    if (lmkd_fd(client) != -1 || lmkd_state(client) != LMKD_OVER) return 2;
+    lmkd_free(client);
+    return 0;
+}
+"""
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -65,6 +85,13 @@ def test_the_header_is_one_for_c_plus_plus_and_a_program_in_it_links_and_runs(
     build(tmp_path / "lmkd.o", *STRICT, "-c", CLIENT / "lmkd.c")
     warnings = ("-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
     run(build(tmp_path / "main", *warnings, source, tmp_path / "lmkd.o", compiler="g++"))
+
+
+def test_a_program_whose_client_could_not_be_made_goes_on_without_lmkd(tmp_path: Path) -> None:
+    source = tmp_path / "none.c"
+    source.write_text(WITHOUT_A_CLIENT)
+    program = build(tmp_path / "none", *STRICT, source, CLIENT / "lmkd.c")
+    assert run(program, LMKD_SOCKET="/" + "x" * 200) == "no client: lmkd_new has failed\n"
 
 
 @pytest.fixture(scope="module")
