@@ -1,7 +1,7 @@
 /* The client of lmkd for C: see lmkd.h.
  *
- * In the order of this file: words; what may be said; frames that come in, decoded; frames that go out; what a message
- * means; the connection, lost and made again; the functions of the header.
+ * In the order of this file: words; the client; what may be said; frames that come in, decoded; frames that go out; the
+ * connection, lost and made again; what a message means; the functions of the header.
  *
  * - Of msgpack-c only what its headers inline is used: the template of its parser, with callbacks that keep what this
  *   protocol's messages have and room for nothing else, and its packer. libmsgpackc is not linked, and costs no memory.
@@ -32,8 +32,8 @@
 #define SYSTEM_SOCKET "/run/lmkd/socket"
 #define FIRST_PAUSE_MS 100
 #define MOST_PAUSE_MS 10000
-#ifndef GREETING_MOST_MS
-#define GREETING_MOST_MS 10000 /* a test has less patience */
+#ifndef GREETING_MOST_MS /* a test has less patience */
+#define GREETING_MOST_MS 10000
 #endif
 #define READS_AT_ONCE 16 /* a daemon that sends faster than this reads is left for the next dispatch */
 
@@ -48,7 +48,7 @@
 #define UTF8_BYTES_MOST 4
 #define NAME_BYTES (NAME_CHARS_MOST * UTF8_BYTES_MOST + 1)
 #define DOMAIN_BYTES (DOMAIN_CHARS_MOST * UTF8_BYTES_MOST + 1)
-#define SAID_BYTES 2304                        /* a code and a message, or a path and those */
+#define SAID_BYTES 2304 /* a code and a message, or a path and those */
 #define REQUEST_BYTES_MOST (DOMAIN_BYTES + 128) /* the largest is `subscribe` */
 #define OUT_BYTES (REQUEST_BYTES_MOST * (LMKD_SUBSCRIPTIONS_MOST + 3))
 
@@ -85,7 +85,7 @@ static const word KEY_NAMES[KEYS] = {
 
 struct app {
     bool wanted;
-    int said; /* the id of the last request to register; 0: not said yet */
+    int said; /* the id of the last request to register */
     char name[NAME_BYTES];
     enum lmkd_class app_class;
     enum lmkd_unit unit;
@@ -117,13 +117,13 @@ struct lmkd_client {
     int timer_fd; /* away: until the next try; before the greeting: until we give it up */
     int socket_fd; /* -1: no connection */
     enum lmkd_state state;
-    int over; /* the errno of LMKD_OVER */
-    bool told; /* whether on_connection has been told the state */
-    bool dispatching;
-    bool out_watched;
+    int over;            /* the errno of LMKD_OVER */
+    bool told;           /* whether on_connection has been told the state */
+    bool dispatching;    /* a callback may be under way */
+    bool out_watched;    /* the epoll waits for room to send, too */
     bool has_last_word;
     int broken; /* the errno of a send: what was said last is still to be read */
-    uint32_t connection;
+    uint32_t connection; /* counts them */
     uint32_t next_pause_ms;
     uint64_t connected_at_ms;
     int last_id;
@@ -548,9 +548,6 @@ static void lose(struct lmkd_client *client, int error, const char *how, const c
     client->in_end = client->out_start = client->out_end = 0;
     client->broken = 0;
     client->out_watched = client->has_last_word = false;
-    client->app.said = 0;
-    for (size_t i = 0; i < COUNT(client->subscriptions); i++)
-        if (client->subscriptions[i].wanted) client->subscriptions[i].said = 0;
     memset(client->unanswered, 0, sizeof client->unanswered);
     bool over = for_good || client->options.once;
     if (over) client->over = error;
@@ -800,13 +797,10 @@ static void fill(struct lmkd_client *client) {
         ssize_t got = recv(client->socket_fd, client->in + client->in_end, room, MSG_DONTWAIT);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-        if (got < 0) {
-            lose(client, errno, "lost", strerror(errno), false);
-        } else if (got == 0) {
-            char why[SAID_BYTES];
-            const char *last_word = client->has_last_word ? client->last_word : "it closed the connection";
-            snprintf(why, sizeof why, "%s", last_word);
-            lose(client, ECONNRESET, "lost", why, false);
+        if (got <= 0) {
+            int error = got < 0 ? errno : ECONNRESET;
+            const char *why = got < 0 ? strerror(error) : "it closed the connection";
+            lose(client, error, "lost", client->has_last_word ? client->last_word : why, false);
         } else {
             client->in_end += (size_t)got;
             hear_frames(client);
@@ -890,7 +884,7 @@ int lmkd_dispatch(struct lmkd_client *client) {
     uint64_t rings;
     bool rang = client->state == LMKD_AWAY && read(client->timer_fd, &rings, sizeof rings) == sizeof rings;
     if (client->socket_fd < 0 && (rang || !client->told)) connect_now(client);
-    else if (rang) lose(client, ETIMEDOUT, "lost", "no greeting came in time", false);
+    else if (rang && client->broken == 0) lose(client, ETIMEDOUT, "lost", "no greeting came in time", false);
     if (client->socket_fd >= 0) flush(client);
     if (client->socket_fd >= 0) fill(client);
     if (client->socket_fd >= 0) flush(client);

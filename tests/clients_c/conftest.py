@@ -17,8 +17,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def probe(built: Path) -> Path:
-    """The client that does what it is told."""
-    return build(built / "probe", *STRICT, HERE / "probe.c", CLIENT / "lmkd.c")
+    """The client that does what it is told, under the sanitizers."""
+    return build(built / "probe", *STRICT, *SANITIZED, HERE / "probe.c", CLIENT / "lmkd.c")
+
+
+@pytest.fixture(scope="session")
+def plain_probe(built: Path) -> Path:
+    """The same without, where what it allocates is looked at."""
+    return build(built / "plain_probe", *STRICT, HERE / "probe.c", CLIENT / "lmkd.c")
 
 
 @pytest.fixture(scope="session")

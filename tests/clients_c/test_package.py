@@ -185,7 +185,7 @@ def test_meson_takes_it_as_a_subproject(tmp_path: Path) -> None:
 
 
 def test_valgrind_finds_nothing_in_a_life_with_two_daemons_and_everything_in_it(
-    probe: Path, tmp_path: Path
+    plain_probe: Path, tmp_path: Path
 ) -> None:
     need("valgrind")
     path = str(tmp_path / "socket")
@@ -211,7 +211,7 @@ def test_valgrind_finds_nothing_in_a_life_with_two_daemons_and_everything_in_it(
         "--quiet",
         *checks,
         "--errors-for-leak-kinds=all",
-        str(probe),
+        str(plain_probe),
         "10",
         "50",
     )

@@ -378,6 +378,22 @@ def test_why_a_daemon_left_is_said(
         program.expect("open lmkd fake", lost(path, why), "open lmkd fake")
 
 
+def test_why_a_daemon_lets_nobody_in_is_said_though_it_reads_nothing(
+    probe: Path, path: str
+) -> None:
+    """A connection beyond the limit is sent an error and closed, with the hello still in it (SPEC X-1)."""
+
+    def script(daemon: FakeDaemon) -> None:
+        with daemon.accept() as peer:
+            peer.say_bytes(encode(Error(None, "too_many", "100 clients are enough")))
+        with daemon.accept() as peer:
+            peer.greet()
+            peer.expect_end()
+
+    with playing(probe, path, script) as program:
+        program.expect(lost(path, "too_many: 100 clients are enough"), "open lmkd fake")
+
+
 def test_a_daemon_that_is_gone_for_good_is_said_once_and_costs_nearly_nothing(
     probe: Path, path: str
 ) -> None:
@@ -536,7 +552,7 @@ def answer_late(peer: Peer, count: int) -> None:
     peer.say(*(Ok(number) for number in asked))
 
 
-def test_nothing_is_allocated_after_the_client_was_made(probe: Path, path: str) -> None:
+def test_nothing_is_allocated_after_the_client_was_made(plain_probe: Path, path: str) -> None:
     def script(daemon: FakeDaemon) -> None:
         for number in range(3):
             with daemon.accept() as peer:
@@ -551,7 +567,7 @@ def test_nothing_is_allocated_after_the_client_was_made(probe: Path, path: str) 
                 if number == 2:
                     peer.expect_end()
 
-    with playing(probe, path, script) as program:
+    with playing(plain_probe, path, script) as program:
         program.expect("open lmkd fake")
         before = program.ask("heap", r"heap (\d+)")
         program.ask("subscribe system local", "returned 2")
