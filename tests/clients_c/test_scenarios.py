@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -473,6 +474,52 @@ def test_a_forked_child_that_keeps_the_old_socket_does_not_make_the_client_spin(
         program.ask("simulate low self 1", "returned 2")
         program.expect(lost(path, "it closed the connection"))
         program.ask("fd", "fd 0")
+
+
+@pytest.mark.parametrize(
+    ("named", "runtime", "expected"),
+    [
+        ("/by/name", True, "/by/name"),
+        ("", True, "{runtime}/lmkd/socket"),
+        (None, True, "{runtime}/lmkd/socket"),
+        (None, False, "/run/lmkd/socket"),
+        (None, None, "/run/lmkd/socket"),
+    ],
+)
+def test_the_socket_is_looked_for_by_name_then_in_the_session_then_in_the_system(
+    probe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    named: str | None,
+    runtime: bool | None,
+    expected: str,
+) -> None:
+    monkeypatch.delenv("LMKD_SOCKET", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    if named is not None:
+        monkeypatch.setenv("LMKD_SOCKET", named)
+    if runtime is not None:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        if runtime:
+            (tmp_path / "lmkd").mkdir()
+            (tmp_path / "lmkd" / "socket").touch()
+    if expected == "/run/lmkd/socket" and Path(expected).exists():
+        pytest.skip("the system's own lmkd would answer")
+    with Program(probe, "once") as program:
+        program.expect(f"over no lmkd at {expected.format(runtime=tmp_path)}: .*")
+
+
+def test_no_descriptor_is_left_to_a_program_that_is_executed(probe: Path, path: str) -> None:
+    with playing(probe, path, once(lambda peer: None)) as program:
+        program.expect("open lmkd fake")
+        opened = [
+            entry for entry in Path(f"/proc/{program.pid}/fdinfo").iterdir() if int(entry.name) > 2
+        ]
+        assert len(opened) == 3
+        for entry in opened:
+            flags = re.search(r"flags:\s+(\d+)", entry.read_text())
+            assert flags is not None
+            assert int(flags[1], 8) & os.O_CLOEXEC
 
 
 def test_a_socket_path_that_is_too_long_makes_no_client(probe: Path) -> None:
