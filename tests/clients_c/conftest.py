@@ -31,3 +31,9 @@ def plain_probe(built: Path) -> Path:
 def decoder(built: Path) -> Path:
     """The decoder of lmkd.c, under the sanitizers."""
     return build(built / "decode", "-std=c11", "-O1", "-g", *SANITIZED, HERE / "decode.c")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where the daemon is."""
+    return str(tmp_path / "socket")

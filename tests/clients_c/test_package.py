@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,8 +13,9 @@ from lmkd_proto import Error, Register, Subscribe
 
 from ..clients.fake_daemon import FakeDaemon, notice, pressure
 from .programs import CLIENT, HERE, PATIENCE_S, ROOT, STRICT, Program, build, need
+from .scripts import padded
+from .test_decoding import SEED, mutate, rebuild, seeds
 from .test_examples import SNIPPETS
-from .test_scenarios import padded
 
 ALLOCATES = {
     "malloc",
@@ -236,10 +238,6 @@ def test_valgrind_finds_nothing_in_a_life_with_two_daemons_and_everything_in_it(
 
 
 def test_valgrind_finds_nothing_in_a_seeded_share_of_the_hostile_frames(tmp_path: Path) -> None:
-    import random
-
-    from .test_decoding import SEED, mutate, rebuild, seeds
-
     need("valgrind")
     chance = random.Random(SEED + 1)
     lines = []
