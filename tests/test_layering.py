@@ -54,6 +54,14 @@ BELOW_SERVICE = (
 )
 OFFLINE = "lmkd.ctl.rules lmkd.ctl.replay"
 """The commands that ask no daemon: they read rules, processes and recordings themselves."""
+TESTING = " ".join(
+    ["lmkd_client.pytest_plugin"]
+    + [
+        f"lmkd_client.testing{module}"
+        for module in ("", ".conversation", ".fake_lmkd", ".scripted")
+    ]
+)
+"""What may import the fake daemon: itself and the fixture, and nothing that a program loads."""
 NOT_IN_DAEMON = "lmkd.ctl rich lmkd_client"
 LAYERS = (
     layer(".", "lmkd.model"),
@@ -103,8 +111,14 @@ LAYERS = (
     layer(
         "clients/python",
         "lmkd_client",
-        "lmkd_client lmkd_proto trio",
-        only_in={"trio": "lmkd_client.trio", "asyncio": "lmkd_client.asyncio"},
+        "lmkd_client lmkd_proto trio pytest",
+        only_in={
+            "trio": "lmkd_client.trio",
+            "asyncio": "lmkd_client.asyncio",
+            "pytest": "lmkd_client.pytest_plugin",
+            "lmkd_client.pytest_plugin": "",
+            "lmkd_client.testing": TESTING,
+        },
     ),
 )
 
@@ -219,6 +233,8 @@ def test_trio_is_imported_only_by_kernel_modules_that_wait() -> None:
         ("lmkd_client", "lmkd_client.trio", "import trio", True),
         ("lmkd_client", "lmkd_client.session", "import trio", False),
         ("lmkd_client", "lmkd_client.session", "from lmkd.model import Level", False),
+        ("lmkd_client", "lmkd_client.listener", "import lmkd_client.testing", False),
+        ("lmkd_client", "lmkd_client.testing.fake_lmkd", "import pytest", False),
     ],
 )
 def test_the_rules_know_a_wrong_import_from_a_right_one(
