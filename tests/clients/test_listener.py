@@ -124,7 +124,38 @@ def test_without_a_report_an_error_goes_where_errors_of_threads_go(
     (args,) = hooked
     assert args.exc_type is KeyError
     assert args.thread is not None
-    assert args.thread.name == "lmkd"
+    assert args.thread.name == "lmkd shed"
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyError("and the report raises as well")])
+def test_whatever_the_callback_raises_the_next_notice_is_answered(
+    path: str, raised: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", hooked.append)
+    raises = [raised]
+
+    def shed(asked: Notice) -> int:
+        if raises:
+            raise raises.pop()
+        return 5
+
+    def report(error: Exception) -> None:
+        raise error
+
+    with FakeDaemon(path) as daemon:
+        listener = listen(path, shed, report)
+        with daemon.accept() as peer:
+            peer.greet()
+            peer.grant(notice(1))
+            ack = peer.expect(Ack)
+            assert (ack.answer, ack.freed_bytes) == ("nothing", 0)
+            peer.say(Ok(ack.id), notice(2))
+            ack = peer.expect(Ack)
+            assert (ack.answer, ack.freed_bytes) == ("done", 5)
+            peer.say(Ok(ack.id))
+            listener.close()
+    assert [args.exc_value for args in hooked] == [raised]
 
 
 def test_of_notices_that_come_while_one_is_worked_on_only_the_latest_is_worked_on_next(

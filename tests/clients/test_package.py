@@ -30,6 +30,28 @@ def test_a_plain_program_pays_for_no_event_loop() -> None:
     assert brought & heavy == set()
 
 
+def test_to_name_what_can_be_shed_costs_a_program_next_to_nothing() -> None:
+    brought = imported_by("import lmkd_client\nlmkd_client.sheddable\nlmkd_client.shed_with")
+    heavy = {
+        "lmkd_proto",
+        "msgpack",
+        "dataclasses",
+        "socket",
+        "typing",
+        "logging",
+        "ctypes",
+        "inspect",
+    }
+    assert brought & heavy == set()
+
+
+def test_no_program_loads_the_fake_daemon_nor_a_cache_that_it_does_not_use() -> None:
+    every = "\n".join(f"lmkd_client.{name}" for name in lmkd_client.__all__)
+    brought = imported_by(f"import lmkd_client, lmkd_client.asyncio, lmkd_client.trio\n{every}")
+    assert {name for name in brought if name.startswith("lmkd_client.testing")} == set()
+    assert brought & {"cachetools", "pytest"} == set()
+
+
 def test_an_asyncio_program_does_not_pay_for_trio() -> None:
     assert "trio" not in imported_by("import lmkd_client.asyncio")
 

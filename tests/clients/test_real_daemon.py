@@ -121,6 +121,29 @@ def test_the_one_liner_is_called_and_its_answer_counts(real_daemon: RealDaemon) 
         assert _apps(controller) == []
 
 
+def test_what_is_shed_by_itself_in_a_rehearsal_is_measured_and_one_follows_another(
+    daemon_socket: str,
+) -> None:
+    cache: list[bytes] = []
+    shedders = lmkd_client.Shedders()
+    shedders.add_callback(lambda target_bytes: cache.clear())
+    with pytest.raises(lmkd_client.ClosedClient):
+        lmkd_client.simulate("critical")
+    listener = lmkd_client.shed_on_pressure(
+        name="a test", sheddable_bytes=16 * MIB, shedders=shedders, backoff=Backoff(10, 50)
+    )
+    try:
+        for level in ("medium", "critical"):
+            cache.append(b"x" * (16 * MIB))
+            seen = lmkd_client.simulate(level, 1)
+            assert (seen.notice.level, seen.notice.target_bytes) == (level, 16 * MIB)
+            assert seen.answer == "done"
+            assert 15 * MIB <= seen.freed_bytes <= 18 * MIB
+            assert cache == []
+    finally:
+        listener.close()
+
+
 def _apps(controller: lmkd_client.Client) -> object:
     return controller.status()["apps"]
 

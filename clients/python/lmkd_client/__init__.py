@@ -1,6 +1,14 @@
 """Be told by lmkd, the low-memory service, in time to give memory back.
 
-A plain program needs one line, and a function that frees what it can:
+A plain program says what can be shed, and that it is to be shed when memory is short:
+
+    @lmkd_client.sheddable
+    @functools.cache
+    def thumbnail(path): ...
+
+    lmkd_client.shed_on_pressure(name="thumbnails")
+
+or, where it knows better, gives a function that frees what it can:
 
     lmkd_client.on_pressure(shed, name="thumbnails", sheddable_bytes=64 << 20)
 
@@ -43,8 +51,11 @@ if TYPE_CHECKING:
         LmkdError,
         RequestRefused,
     )
-    from lmkd_client.listener import Listener, on_pressure
+    from lmkd_client.listener import Listener
+    from lmkd_client.one_liners import on_pressure, shed_on_pressure, simulate
     from lmkd_client.registration import Grant
+    from lmkd_client.rehearsal import Rehearsal
+    from lmkd_client.shedding import Shedders, forget, shed, shed_with, sheddable
 
 __all__ = [
     "App",
@@ -68,16 +79,24 @@ __all__ = [
     "Pressure",
     "Processes",
     "Record",
+    "Rehearsal",
     "Reload",
     "RequestRefused",
     "Rules",
     "SetClass",
+    "Shedders",
     "Simulate",
     "Status",
     "Subscription",
     "connect",
     "find_socket",
+    "forget",
     "on_pressure",
+    "shed",
+    "shed_on_pressure",
+    "shed_with",
+    "sheddable",
+    "simulate",
 ]
 
 _HOMES = {
@@ -93,8 +112,11 @@ _HOMES = {
         "LmkdError",
         "RequestRefused",
     ),
-    "lmkd_client.listener": ("Listener", "on_pressure"),
+    "lmkd_client.listener": ("Listener",),
+    "lmkd_client.one_liners": ("on_pressure", "shed_on_pressure", "simulate"),
     "lmkd_client.registration": ("Grant",),
+    "lmkd_client.rehearsal": ("Rehearsal",),
+    "lmkd_client.shedding": ("Shedders", "forget", "shed", "shed_with", "sheddable"),
     "lmkd_proto": (
         "Explain",
         "History",

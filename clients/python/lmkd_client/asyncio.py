@@ -38,10 +38,11 @@ from lmkd_proto import (
 
 from lmkd_client.backoff import Backoff
 from lmkd_client.channel import Channel, find_socket, open_channel
-from lmkd_client.errors import DaemonUnavailable
+from lmkd_client.errors import DaemonUnavailable, RequestRefused
 from lmkd_client.inbox import DomainInbox, Inbox, ReplyInbox
 from lmkd_client.registration import AppState, Grant
 from lmkd_client.session import Question, Session
+from lmkd_client.shedding import SHEDDERS, Shedders
 
 
 @asynccontextmanager
@@ -68,6 +69,29 @@ async def connect(
         yield client
     finally:
         client._close()
+
+
+async def shed_on_pressure(
+    *,
+    name: str,
+    app_class: str = "cached",
+    sheddable_bytes: int = 0,
+    unit: str = "process",
+    shedders: Shedders | None = None,
+    path: str | None = None,
+    backoff: Backoff | None = None,
+) -> None:
+    """Shed what `sheddable` and `shed_with` named whenever this program is asked to free memory; for ever.
+
+    With or without a daemon at the start. Who says how much is `sheddable_bytes` is asked for an amount, and no more
+    is shed; who does not is not asked for any, and sheds at each level all that it reaches.
+    """
+    chosen = shedders or SHEDDERS
+    chosen.memory.prepare()
+    async with connect(path, name=name, wait=True, backoff=backoff) as client:
+        app = await client.register(name, app_class, sheddable_bytes, unit)
+        async for notice in app.notices():
+            await app.shed(notice, chosen)
 
 
 class Client:
@@ -314,6 +338,26 @@ class App:
             return False
         await self._client._wait_reply(reply)
         return self._state.notices.gave(notice)
+
+    async def shed(self, notice: Notice, shedders: Shedders | None = None) -> int:
+        """Shed what `sheddable` and `shed_with` named as a notice asks, and acknowledge it; return the bytes freed.
+
+        It is shed in the task that calls, so that nothing else of this program runs meanwhile; others do between any
+        two pieces. A notice of level `normal` asks for nothing.
+        """
+        if notice.level == "normal":
+            await asyncio.sleep(0)
+            return 0
+        shedding = (shedders or SHEDDERS).begin(notice, self._state.wanted, self.grant)
+        try:
+            for word in shedding:
+                if word is None:
+                    await asyncio.sleep(0)
+                else:
+                    await self.ack(notice, *word)
+        except RequestRefused:
+            return shedding.freed_bytes  # a later notice has taken its place, and is on its way
+        return shedding.freed_bytes
 
     async def update(
         self,

@@ -37,10 +37,17 @@ from lmkd_proto import (
 
 from lmkd_client.backoff import Backoff
 from lmkd_client.channel import Channel, find_socket, open_channel
-from lmkd_client.errors import BusyClient, ClosedClient, ConnectionLost, DaemonUnavailable
+from lmkd_client.errors import (
+    BusyClient,
+    ClosedClient,
+    ConnectionLost,
+    DaemonUnavailable,
+    RequestRefused,
+)
 from lmkd_client.inbox import DomainInbox, Inbox, ReplyInbox
 from lmkd_client.registration import AppState, Grant
 from lmkd_client.session import Question, Session
+from lmkd_client.shedding import SHEDDERS, Shedders
 
 TYPE_CHECKING = False  # see lmkd_proto.fields
 if TYPE_CHECKING:
@@ -412,6 +419,22 @@ class App:
             return False
         self._client._wait_reply(reply)
         return state.notices.gave(notice)
+
+    def shed(self, notice: Notice, shedders: Shedders | None = None) -> int:
+        """Shed what `sheddable` and `shed_with` named as a notice asks, and acknowledge it; return the bytes freed.
+
+        A notice of level `normal` asks for nothing.
+        """
+        if notice.level == "normal":
+            return 0
+        shedding = (shedders or SHEDDERS).begin(notice, self._state.wanted, self.grant)
+        try:
+            for word in shedding:
+                if word is not None:
+                    self.ack(notice, *word)
+        except RequestRefused:
+            return shedding.freed_bytes  # a later notice has taken its place, and is on its way
+        return shedding.freed_bytes
 
     def update(
         self,
