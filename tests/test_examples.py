@@ -140,6 +140,29 @@ def test_the_cache_gives_back_what_it_is_asked_and_the_system_really_has_it(
             cache.end()
 
 
+@pytest.mark.parametrize(
+    ("level", "freed_mib", "left"),
+    [
+        ("low", 0, "8 thumbnails, 8 pages"),
+        ("medium", 8, "0 thumbnails, 8 pages"),
+        ("critical", 16, "0 thumbnails, 0 pages"),
+    ],
+)
+def test_the_caches_are_shed_as_far_as_the_level_reaches(
+    daemon_socket: str, level: str, freed_mib: int, left: str
+) -> None:
+    with Running("sheddable_caches.py", "--mib", "8", "--rehearse", level) as caches:
+        caches.expect("holding 8 thumbnails, 8 pages")
+        if freed_mib:
+            caches.expect(r"asked for \d+ MiB")
+        answer = "done" if freed_mib else r"\w+"
+        freed = caches.expect(rf"{level}: {answer}, (\d+) MiB freed in \d+ ms")[1]
+        assert freed_mib <= int(freed) <= freed_mib + 1
+        caches.expect(f"holding {left}")
+        caches.expect("done")
+        assert caches.wait() == 0
+
+
 @needs_root
 def test_the_server_sheds_its_pages_and_goes_on_serving(
     controller: lmkd_client.Client, daemon_socket: str
