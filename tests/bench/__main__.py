@@ -7,7 +7,7 @@ import sys
 from tests.bench.rows import Row
 
 BENCHES = (
-    *("footprint", "policy_step", "rules", "broadcast", "trigger", "client_c"),
+    *("footprint", "policy_step", "rules", "broadcast", "trigger", "python_client", "client_c"),
     *("latency", "kills", "load", "hostile"),
 )
 
