@@ -6,7 +6,9 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import lmkd_client
 import lmkd_client.asyncio
@@ -15,10 +17,11 @@ import msgpack
 import pytest
 import trio
 from lmkd_client import Backoff, Listener, Notice, Shedders
+from lmkd_client.rehearsal import AwaitedRehearsal
 from lmkd_client.testing import FakeLmkd
-from lmkd_proto import MAX_FRAME_BYTES, encode_frame
+from lmkd_proto import MAX_FRAME_BYTES, Ack, Error, Ok, Simulate, encode_frame
 
-from .fake_daemon import PATIENCE_S
+from .fake_daemon import PATIENCE_S, FakeDaemon, notice
 from .heap import Block, Heap
 
 Act = Callable[[FakeLmkd], None]
@@ -151,6 +154,44 @@ def test_a_daemon_that_restarts_in_mid_notice_costs_the_answer_and_nothing_else(
         assert lmkd.notice("critical", target_bytes=5).freed_bytes == 10
 
     run(shedders, lmkd, act)
+
+
+@each_way
+def test_an_answer_that_is_refused_is_no_news_and_the_next_notice_is_shed_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heap = Heap()
+    shedders = heap.shedders()
+    blocks = [Block(heap, 10), Block(heap, 20)]
+    for block in blocks:
+        shedders.add(block)
+    answers: list[int] = []
+
+    def script(daemon: FakeDaemon) -> None:
+        with daemon.accept() as peer:
+            peer.greet()
+            peer.grant(notice(1, target_bytes=5))
+            first = peer.expect(Ack)
+            peer.say(
+                Error(first.id, "unknown_notice", "not the latest"), notice(2, target_bytes=15)
+            )
+            second = peer.expect(Ack)
+            peer.say(Ok(second.id))
+            answers.extend([first.freed_bytes, second.freed_bytes])
+            done.set()
+            while peer.hear() is not None:
+                pass
+
+    done = threading.Event()
+    monkeypatch.setenv("LMKD_SOCKET", str(tmp_path / "socket"))
+    with FakeDaemon(str(tmp_path / "socket")) as daemon:
+        daemon.run(script)
+        run(shedders, FakeLmkd(""), lambda lmkd: assert_set(done))
+    assert answers == [10, 20]
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(PATIENCE_S)
 
 
 @each_way
@@ -313,6 +354,72 @@ def test_a_rehearsal_without_a_daemon_or_of_nobody_is_one_clear_error_at_once(
         listener.simulate("low")
     with pytest.raises(lmkd_client.ClosedClient, match="calls on_pressure or shed_on_pressure"):
         lmkd_client.simulate("low")
+
+
+def test_a_daemon_that_has_not_quite_ended_the_one_before_is_asked_again(tmp_path: Path) -> None:
+    def script(daemon: FakeDaemon) -> None:
+        with daemon.accept() as peer:
+            peer.greet()
+            peer.grant()
+            for _ in range(2):
+                peer.say(Error(peer.expect(Simulate).id, "busy", "one is still running"))
+            asked = peer.expect(Simulate)
+            told = Notice(4, "system", asked.level, 9, 1000, "a test", False, True)
+            peer.say(Ok(asked.id), told)
+            peer.say(Ok(peer.expect(Ack).id), notice(5, "normal"))
+            peer.say(Error(peer.expect(Simulate).id, "too_many", "enough of it"))
+            peer.expect_end()
+
+    with FakeDaemon(str(tmp_path / "socket")) as daemon:
+        daemon.run(script)
+        listener = lmkd_client.on_pressure(lambda notice: 9, name="cache", path=daemon.path)
+        try:
+            assert listener.simulate("low").freed_bytes == 9
+            with pytest.raises(lmkd_client.RequestRefused, match="too_many: enough of it"):
+                listener.simulate("low")
+        finally:
+            listener.close()
+
+
+def test_who_rehearses_does_not_wait_for_the_end_of_a_pause(tmp_path: Path) -> None:
+    away = threading.Event()
+
+    def draw(below: int) -> int:
+        away.set()
+        return 0
+
+    path = str(tmp_path / "socket")
+    listener = lmkd_client.on_pressure(
+        lambda notice: 9, name="cache", path=path, backoff=Backoff(600_000, 600_000, draw)
+    )
+    try:
+        assert away.wait(PATIENCE_S)
+        with FakeLmkd(path):
+            assert listener.simulate("low", 1).freed_bytes == 9
+    finally:
+        listener.close()
+
+
+def test_a_rehearsal_is_what_was_simulated_and_its_first_failure_counts() -> None:
+    real = Notice(1, "system", "medium", 9, 1000, "a test")
+    simulated = replace(real, notice=2, simulated=True)
+    rehearsal = AwaitedRehearsal("medium", 1)
+    rehearsal.is_asked = True
+    rehearsal.told(real)
+    rehearsal.answered(real, "done", 9, 1)
+    rehearsal.told(simulated)
+    with pytest.raises(TimeoutError, match="was told and has not answered"):
+        rehearsal.wait(0)
+    rehearsal.answered(simulated, "done", 7, 1)
+    rehearsal.told(replace(simulated, notice=3))
+    with pytest.raises(TimeoutError, match="the daemon has not ended it"):
+        rehearsal.wait(0)
+    rehearsal.told(replace(real, notice=4))
+    assert rehearsal.wait(0).freed_bytes == 7
+    for why in ("first", "second"):
+        rehearsal.fail(lmkd_client.ConnectionLost("/socket", why))
+    with pytest.raises(lmkd_client.ConnectionLost, match="first"):
+        rehearsal.wait(0)
 
 
 def test_a_rehearsal_of_what_is_none_is_refused_before_anything_is_said(

@@ -144,6 +144,16 @@ def test_the_answer_is_what_came_of_what_was_asked(
     assert cache.asked == asked
 
 
+def test_each_is_asked_for_what_is_still_missing() -> None:
+    heap = Heap(kept=10)
+    shedders = heap.shedders()
+    blocks = [Block(heap, 100) for _ in range(3)]
+    for block in blocks:
+        shedders.add(block)
+    assert shedders.shed(250) == 310
+    assert [block.asked for block in blocks] == [[240], [140], [40]]
+
+
 def test_who_needs_longer_says_so_at_half_of_the_time_once_and_before_the_next_piece() -> None:
     heap = Heap()
     shedders = heap.shedders()

@@ -287,9 +287,7 @@ class Listener:
                 return self._work(notice, self._wanted, grant)
             except Exception as error:  # whatever a program's own code raises
                 self._report(error)
-        except (
-            BaseException
-        ) as error:  # its report, too, or sys.exit(), which ends no program from here
+        except BaseException as error:  # of its report, too, or sys.exit(), which ends nothing here
             _report_as_threads_do(error)
         return "nothing", 0
 
