@@ -14,6 +14,8 @@ from collections import OrderedDict
 import lmkd_client
 
 MIB = 1 << 20
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""Shared memory is nobody's own, so that giving it back would not show (Python's default)."""
 
 
 class Cache:
@@ -28,7 +30,7 @@ class Cache:
         with self._turn:
             block = self._blocks.get(number)
             if block is None:
-                block = self._blocks[number] = mmap.mmap(-1, MIB)
+                block = self._blocks[number] = mmap.mmap(-1, MIB, flags=PRIVATE)
                 block.write(os.urandom(MIB))
             self._blocks.move_to_end(number)
             return block[:16]

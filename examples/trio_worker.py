@@ -12,6 +12,8 @@ import trio
 from lmkd_client.trio import connect
 
 MIB = 1 << 20
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""Shared memory is nobody's own, so that giving it back would not show (Python's default)."""
 
 
 class Pool:
@@ -58,7 +60,7 @@ class Pool:
         return len(self._idle) * self._buffer_bytes // MIB
 
     def _make(self) -> mmap.mmap:
-        buffer = mmap.mmap(-1, self._buffer_bytes)
+        buffer = mmap.mmap(-1, self._buffer_bytes, flags=PRIVATE)
         buffer.write(b"\1" * self._buffer_bytes)
         return buffer
 

@@ -157,7 +157,7 @@ class Kernel(Protocol):
         ...
 
     def size_kib(self, pid: int, start_ticks: int) -> int | None:
-        """Measure one process, memory and swap; None when it is gone."""
+        """Measure what one process holds, shared memory and swap included; None when it is gone."""
         ...
 
     def process(self, pid: int, details: Details = NO_DETAILS) -> Process | None:

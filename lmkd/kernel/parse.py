@@ -328,6 +328,21 @@ def parse_proc_status(content: bytes, path: str) -> ProcStatus:
     )
 
 
+def parse_held_kib(content: bytes, path: str) -> int:
+    """Read what a process holds from its /proc/PID/status: anonymous and shared memory, and what of it is in swap.
+
+    Pages of files are not counted, nor what is in a tmpfs and not mapped: those are not the process's to give.
+    """
+    held_kib = 0
+    for key in (b"\nRssAnon:\t", b"\nRssShmem:\t", b"\nVmSwap:\t"):
+        found = content.find(key)
+        if found >= 0:
+            start = found + len(key)
+            amount = content[start : content.find(b" kB", start)].strip()
+            held_kib += _number(amount, path, content, "a size in kB")
+    return held_kib
+
+
 def parse_proc_comm(content: bytes) -> str:
     """Read /proc/PID/comm: one name and a line break; the name may hold others."""
     return content.removesuffix(b"\n").decode(errors="backslashreplace")

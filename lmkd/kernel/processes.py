@@ -22,6 +22,7 @@ from lmkd.kernel.interface import NO_DETAILS
 from lmkd.kernel.marks import Marks
 from lmkd.kernel.parse import (
     ProcStat,
+    parse_held_kib,
     parse_pids,
     parse_proc_cgroup,
     parse_proc_cmdline,
@@ -314,8 +315,10 @@ def _read_stat(root: str, pid: int) -> ProcStat | None:
 
 
 def read_size_kib(root: str, pid: int) -> int | None:
-    """Read what a kill of whatever has the pid now would free, memory and swap; None when it is
-    gone."""
+    """Read what whatever has the pid now holds, memory and swap; None when it is gone.
+
+    Shared memory counts, though a kill may not free it: a program that gives some back is to be seen to.
+    """
     path = os.path.join(root, files.PROC, str(pid), files.PID_STATUS)
     content = _read_small(path)
     if not content:
@@ -323,8 +326,7 @@ def read_size_kib(root: str, pid: int) -> int | None:
     if b"\nRssAnon:" not in content:  # exiting, or alive without its first thread
         process = read_process(root, pid)
         return None if process is None else process.size_kib
-    status = parse_proc_status(content, path)
-    return status.anon_kib + status.swap_kib
+    return parse_held_kib(content, path)
 
 
 def read_own_kib(root: str, pids: Iterable[int], page_kib: int = 4) -> dict[int, int]:

@@ -135,6 +135,11 @@ class SimulationAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class SimulationEnded:
+    """The time of a simulation is up. Asleep, the next reading would see that only seconds later."""
+
+
+@dataclass(frozen=True, slots=True)
 class LevelRelayed:
     """Another daemon, which sees more of the machine, says what level a domain is at. None: it is gone."""
 
@@ -166,6 +171,7 @@ Event = (
     | WatchdogKilled
     | SignalFailed
     | SimulationAsked
+    | SimulationEnded
     | LevelRelayed
     | SettingsChanged
 )

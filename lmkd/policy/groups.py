@@ -222,7 +222,7 @@ def _trees(placed: Sequence[Placed], wanted: set[int], taken: set[int]) -> list[
     return groups
 
 
-def may_end(root: Process, member: Process) -> bool:
+def may_end(root: Process | App, member: Process) -> bool:
     """Whether a program that asked for its tree to be the unit may put this member at stake: not another user's."""
     return root.uid in (0, member.uid)
 

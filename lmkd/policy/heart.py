@@ -247,6 +247,10 @@ def _relay_level(turn: Turn, event: events.LevelRelayed) -> None:
         turn.keep(replace(domain, relayed=relayed))
 
 
+def _end_simulations(turn: Turn, event: events.SimulationEnded) -> None:
+    end_simulations(turn)
+
+
 def _change_settings(turn: Turn, event: events.SettingsChanged) -> None:
     turn.state = replace(turn.state, settings=event.settings)
 
@@ -268,5 +272,6 @@ _STEPS: dict[type, Callable[[Turn, Any], None]] = {
     events.WatchdogKilled: take_watchdog_kill,
     events.SignalFailed: take_failure,
     events.SimulationAsked: start_simulation,
+    events.SimulationEnded: _end_simulations,
     events.SettingsChanged: _change_settings,
 }

@@ -23,6 +23,7 @@ from lmkd.policy.rules import Rule
 from lmkd.policy.state import DomainState, State
 from lmkd.policy.turn import Turn
 from lmkd.policy.window import SECOND_US, stall_permyriad
+from lmkd.service.measuring import measure_app
 from lmkd.service.roll import Known
 from lmkd.service.server import pressure_frame, printable
 
@@ -283,7 +284,7 @@ def _describe_app(state: State, kernel: Kernel, app: App) -> dict[str, Plain]:
         "unit": app.unit.value,
         "cgroup": app.cgroup[:CGROUP_MOST],
         "sheddable_kib": app.sheddable_kib,
-        "size_kib": kernel.size_kib(app.pid, app.start_ticks),
+        "size_kib": measure_app(kernel, app),
         "trust": state.trust.get(app.app, 0),
         "told": None if told is None else told.level.word,
         "answer": None if told is None or told.answer is None else told.answer.value,

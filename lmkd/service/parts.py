@@ -25,6 +25,7 @@ from lmkd.service.births import Births, open_births
 from lmkd.service.engine import Engine
 from lmkd.service.executor import Executor, Hand
 from lmkd.service.journal import Journal
+from lmkd.service.measuring import measure_app
 from lmkd.service.monitor import Monitor
 from lmkd.service.projection import Projection
 from lmkd.service.questions import Questions
@@ -250,7 +251,7 @@ class Parts:
         sizes = []
         for number in action.apps:
             app = self.engine.state.apps.get(number)
-            size = self._daemon.kernel.size_kib(app.pid, app.start_ticks) if app else None
+            size = measure_app(self._daemon.kernel, app) if app else None
             if size is not None:
                 sizes.append((number, size))
         self.engine.feed(events.AppsMeasured(action.domain, tuple(sizes)))

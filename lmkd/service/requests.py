@@ -32,6 +32,7 @@ from lmkd.service.client import Client
 from lmkd.service.describing import level_frame, list_files
 from lmkd.service.engine import Engine
 from lmkd.service.listening import has_peer_left
+from lmkd.service.measuring import measure_app
 from lmkd.service.questions import Questions
 from lmkd.service.recordings import Recordings
 from lmkd.service.refused import Answered, Refused
@@ -333,7 +334,7 @@ class Requests:
         if request.notice not in client.notices:
             text = f"no notice {request.notice} was given to this app"
             raise Refused("unknown_notice", text)
-        measured_kib = self.kernel.size_kib(app.pid, app.start_ticks)
+        measured_kib = measure_app(self.kernel, app)
         answer = Answer(request.answer)
         self.engine.feed(
             AckReceived(app.app, request.notice, answer, request.freed_bytes // KIB, measured_kib)

@@ -1,6 +1,7 @@
 """Simulations as subscribers hear them: a level that is not there, and after a while again the one that is.
 
-What apps are told of it is for the heart, which is fed `SimulationAsked`. Who may ask for one is for `requests`.
+What apps are told of it is for the heart, which is fed `SimulationAsked` and `SimulationEnded`. Who may ask for one is
+for `requests`.
 One that a client has for itself ends with its connection; one for everybody goes on to its end.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lmkd.model import Level
-from lmkd.policy.events import SimulationAsked
+from lmkd.policy.events import SimulationAsked, SimulationEnded
 from lmkd.service.client import Client
 from lmkd.service.describing import level_frame
 from lmkd.service.engine import Engine
@@ -41,6 +42,7 @@ class Simulations:
 
         def end() -> None:
             client.simulating = False
+            self.engine.feed(SimulationEnded())
             self._own.pop(client, None)
             for name in server.subscribers.domains_of(client):
                 server.tell_level(client, name, level_frame(self.engine.state, name))
@@ -57,6 +59,7 @@ class Simulations:
 
         def end() -> None:
             client.simulating = False
+            self.engine.feed(SimulationEnded())
             for name in names:
                 server.broadcast_frame(name, level_frame(self.engine.state, name))
 

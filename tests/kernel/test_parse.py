@@ -179,6 +179,16 @@ def test_the_real_ids_are_taken_and_an_exiting_process_has_no_size() -> None:
     assert parse.parse_proc_status(content, "status") == parse.ProcStatus(1000, 1007, 0, 0, 0)
 
 
+def test_what_is_held_is_anonymous_shared_and_swapped_memory(captured: Captured) -> None:
+    content = captured("proc-pid-status-6.18")
+    lines = dict(line.split(b":\t", 1) for line in content.splitlines() if b":\t" in line)
+    held = sum(int(lines[key].split()[0]) for key in (b"RssAnon", b"RssShmem", b"VmSwap"))
+    assert parse.parse_held_kib(content, "status") == held
+    other = b"RssFile:\t 9 kB\nRssShmem:\t 30 kB\n"
+    assert parse.parse_held_kib(b"Name:\tx\nRssAnon:\t  200 kB\n" + other, "status") == 230
+    assert parse.parse_held_kib(b"Name:\tx\n", "status") == 0
+
+
 @pytest.mark.parametrize("content", [b"Name:\tx\nUid:\t1\t0\n", b"Name:\tx\nGid:\t1\t0\n"])
 def test_a_status_without_ids_is_malformed(content: bytes) -> None:
     with pytest.raises(MalformedKernelFile, match="a line of"):
@@ -231,6 +241,7 @@ PARSERS: list[Callable[[bytes, str], object]] = [
     parse.parse_statm,
     parse.parse_proc_stat,
     parse.parse_proc_status,
+    parse.parse_held_kib,
     parse.parse_proc_cgroup,
     parse.parse_pids,
     lambda content, path: parse.parse_flat_keyed(content, (b"high", b"max", b"oom"), path),

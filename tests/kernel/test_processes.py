@@ -1,5 +1,6 @@
 """The process table: from trees of files, and from real processes of our own."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -172,6 +173,16 @@ def test_a_malformed_file_is_named_with_its_pid(write_tree: WriteTree) -> None:
     with pytest.raises(MalformedKernelFile) as caught:
         read_process(root, 3)
     assert caught.value.path == os.path.join(root, "proc/3/stat")
+
+
+def test_shared_memory_that_a_process_holds_is_part_of_its_size() -> None:
+    before_kib = read_size_kib("/", os.getpid())
+    assert before_kib is not None
+    with mmap.mmap(-1, 8 << 20) as shared:
+        shared.write(b"x" * (8 << 20))
+        held_kib = read_size_kib("/", os.getpid())
+    assert held_kib is not None
+    assert held_kib - before_kib >= 7 << 10
 
 
 def test_a_process_without_its_first_thread_cannot_hide(write_tree: WriteTree) -> None:

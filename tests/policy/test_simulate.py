@@ -37,6 +37,16 @@ def test_when_its_time_is_up_the_app_hears_that_all_is_calm() -> None:
     assert only(Notify, scene.read(1100)) == []
 
 
+def test_its_end_does_not_wait_for_a_reading() -> None:
+    """Asleep, that may be 2.5 s away."""
+    scene = Scene(app(1), app(2))
+    simulate(scene, 0, 1)
+    simulate(scene, 500, 2)
+    (notice,) = only(Notify, scene.take(events.SimulationEnded(), 1000))
+    assert (notice.app, notice.level, notice.simulated) == (1, Level.NORMAL, False)
+    assert only(Notify, scene.take(events.SimulationEnded(), 1000)) == []
+
+
 def test_a_simulation_ends_also_where_the_system_is_not_watched() -> None:
     scene = Scene(app(1), domains=(BOX,))
     simulate(scene, 0, 1)
