@@ -23,8 +23,7 @@ from lmkd.ctl.arguments import (
     WRONG_ARGUMENTS,
     parse_arguments,
 )
-from lmkd.ctl.commands import CommandFailed, run_command
-from lmkd.ctl.page import open_page
+from lmkd.ctl.failure import CommandFailed
 from lmkd.ctl.result import printable
 
 _NOBODY_THERE = {os.strerror(number) for number in (errno.ENOENT, errno.ECONNREFUSED)}
@@ -38,6 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        # Each is imported where it is needed: `run` stays beside a program for as long as that lives.
+        if arguments.action == "run":
+            from lmkd.ctl.running import run_program
+
+            return run_program(arguments)
+        from lmkd.ctl.commands import run_command
+        from lmkd.ctl.page import open_page
+
         return run_command(arguments, open_page(sys.stdout))
     except OSError as error:
         # What Python still holds for a reader that is gone is not to be tried again at the exit.

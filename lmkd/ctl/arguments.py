@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+import sys
+from argparse import REMAINDER, SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from lmkd_proto import CLASSES, LEVELS, PROPAGATIONS
 import lmkd
 from lmkd.ctl.given import (
     SIMULATED_MOST_S,
+    Reaction,
     take_number,
     take_path,
+    take_reactions,
     take_seconds_ms,
     take_size_kib,
     take_variable,
@@ -56,6 +59,21 @@ process of which nothing is known but what is supposed:
   lmkctl rules test --comm postgres --exe /usr/bin/postgres --uid 70 --config new.toml
 
 {OFFLINE_EPILOG}"""
+RUN_EPILOG = """\
+actions: a signal for the program, such as SIGUSR1, or a command for the shell, which finds LMKD_LEVEL,
+         LMKD_TARGET_BYTES, LMKD_DEADLINE_MS, LMKD_REASON and LMKD_PID (the program's) in its environment.
+         A level without one has that of the next lower. `normal` is the end of it, and is not answered.
+answers: after a signal, and after a command that ends with 0, what the program and all that it started
+         hold less; a command ends with 1 where there is nothing to free. One that takes long is
+         announced, and has the time of its class once more.
+
+  lmkctl run --class cached --on low=SIGUSR1 -- ./thumbnailer
+  lmkctl run --sheddable 200MiB --on 'medium=redis-cli memory purge' -- redis-server
+
+exit:   that of the program, 128 + N where signal N ended it; 127 there is no such program, 126 it
+        cannot be run; 2 wrong arguments. Without a daemon the program runs all the same.
+socket: --socket, else $LMKD_SOCKET, else the session's, else /run/lmkd/socket
+"""
 MOST_PID = 2**31 - 1
 MOST_UID = 2**32 - 2
 MOST_NUMBER = 2**63 - 1
@@ -83,7 +101,10 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
     tested = _add_rules(commands)
     _add_recordings(commands)
     _add_steering(commands)
+    runs = _add_running(commands)
     arguments = parser.parse_args(argv)
+    if arguments.action == "run":
+        _complete_running(runs, arguments, sys.argv[1:] if argv is None else argv)
     if arguments.action == "rules test" and not _names_a_process(arguments):
         tested.error("expected a PID, or what is supposed of a process, such as --comm NAME")
     return arguments
@@ -103,6 +124,7 @@ def _add(
     description: str = "",
     epilog: str = EPILOG,
     offline: bool = False,
+    prints: bool = True,
 ) -> ArgumentParser:
     parser = commands.add_parser(
         name,
@@ -112,10 +134,11 @@ def _add(
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    # Not set where it is not given: before or after a command below this one, it means the same.
-    parser.add_argument(
-        "--json", action="store_true", default=SUPPRESS, help="print JSON, for scripts"
-    )
+    if prints:
+        # Not set where it is not given: before or after a command below this one, it means the same.
+        parser.add_argument(
+            "--json", action="store_true", default=SUPPRESS, help="print JSON, for scripts"
+        )
     if not offline:
         parser.add_argument(
             "--socket", type=take_path, metavar="PATH", help="where the daemon listens"
@@ -151,6 +174,12 @@ def _add_asking(commands: Commands) -> None:
         default="local",
         metavar="MODE",
         help="local, default or hierarchy: whose levels below these are shown too (default: local)",
+    )
+    watched.add_argument(
+        "--exec",
+        metavar="COMMAND",
+        help="run this by the shell for each of them, one after the other: it finds what happened as JSON on its "
+        "standard input, and as LMKD_EVENT, LMKD_DOMAIN, LMKD_LEVEL and so on in its environment",
     )
     history = _add(commands, "history", "past episodes, or one of them in full")
     which = history.add_mutually_exclusive_group()
@@ -355,3 +384,68 @@ def _add_steering(commands: Commands) -> None:
         help="its number, as `lmkctl apps` shows",
     )
     set_class.add_argument("app_class", choices=CLASSES, metavar="CLASS", help=", ".join(CLASSES))
+
+
+def _add_running(commands: Commands) -> ArgumentParser:
+    run = _add(
+        commands,
+        "run",
+        "run any program as an app: notices become signals or commands",
+        description="Run a program, and have lmkd know it: it has its class, is told of pressure by signals or "
+        "commands, and is\nended, if it must be, with all that it started.",
+        epilog=RUN_EPILOG,
+        prints=False,
+    )
+    run.usage = "lmkctl run [-h] [OPTION ...] [--] PROGRAM [ARGUMENT ...]"
+    run.add_argument(
+        "--class",
+        dest="app_class",
+        choices=CLASSES[:-1],
+        default="background",
+        metavar="CLASS",
+        help=f"how much it would be missed: {', '.join(CLASSES[:-1])} (default: background)",
+    )
+    run.add_argument(
+        "--unit",
+        choices=("tree", "cgroup"),
+        default="tree",
+        metavar="UNIT",
+        help="what dies together: tree, the program and all that it started (default); or cgroup, in a "
+        f"scope of systemd's that it is started in {CONTROLLER}",
+    )
+    run.add_argument("--name", metavar="NAME", help="what it is called (default: as its file is)")
+    run.add_argument(
+        "--sheddable",
+        dest="sheddable_kib",
+        type=take_size_kib,
+        default=0,
+        metavar="SIZE",
+        help="how much it could free if asked, such as 64MiB",
+    )
+    run.add_argument(
+        "--on",
+        action="append",
+        type=take_reactions,
+        default=[],
+        metavar="LEVEL=ACTION[,…]",
+        help="what to do at a level; may be given again",
+    )
+    run.add_argument("--in-scope", action="store_true", help=SUPPRESS)
+    run.add_argument("program", nargs=REMAINDER, metavar="PROGRAM", help="it, and its arguments")
+    return run
+
+
+def _complete_running(parser: ArgumentParser, arguments: Namespace, argv: Sequence[str]) -> None:
+    """Check what argparse cannot; `on` becomes one map, and `again` what was given, to be given again."""
+    if arguments.program[:1] == ["--"]:
+        arguments.program = arguments.program[1:]
+    if not arguments.program or not arguments.program[0]:
+        parser.error("expected a program to run")
+    reactions: dict[str, Reaction] = {}
+    for given in arguments.on:
+        for level, reaction in given.items():
+            if level in reactions:
+                parser.error(f"argument --on: {level} is given twice")
+            reactions[level] = reaction
+    arguments.on = reactions
+    arguments.again = list(argv[list(argv).index("run") + 1 :])

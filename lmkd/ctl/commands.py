@@ -7,7 +7,10 @@ asked for until they are whole. What asks no daemon is in lmkd.ctl.offline.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from lmkd_client import Client, RequestRefused, connect
 
 from lmkd.ctl.arguments import DONE
 from lmkd.ctl.explaining import describe_kill, describe_process
+from lmkd.ctl.failure import CommandFailed
 from lmkd.ctl.live import Event, describe_event, rehearse, watch
 from lmkd.ctl.page import Line, Page
 from lmkd.ctl.recordings import describe_recordings, find_latest
@@ -26,10 +30,6 @@ from lmkd.ctl.story import tell_story
 from lmkd.ctl.words import time_words
 
 PART_MOST = 1_000
-
-
-class CommandFailed(Exception):
-    """A command could not be done here, and why, in a line."""
 
 
 def run_command(arguments: Namespace, page: Page) -> int:
@@ -97,8 +97,23 @@ def _watch(client: Client, arguments: Namespace, page: Page) -> None:
     try:
         for event in watch(client, domains, arguments.propagation, _now_unix_ms):
             show(page, event)
+            if arguments.exec is not None:
+                _run_for(event, arguments.exec)
     except KeyboardInterrupt:
         return
+
+
+def _run_for(event: Event, command: str) -> None:
+    """Run a command with what happened in its environment, and as JSON on its standard input; wait for its end."""
+    told = {f"LMKD_{key.upper()}": str(value) for key, value in event.items()}
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        input=json.dumps(event).encode() + b"\n",
+        env={**os.environ, **told},
+        check=False,
+    )
+    if done.returncode != 0:
+        print(f"lmkctl: {command!r} ended with status {done.returncode}", file=sys.stderr)
 
 
 def _shown(page: Page, event: Event) -> None:

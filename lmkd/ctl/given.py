@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+
+from lmkd_proto import LEVELS
+
+Reaction = signal.Signals | str
+"""What is done at a level: a signal for the program, or a command for the shell."""
 
 SIMULATED_MOST_S = 600
 _SIZES_KIB = {"KiB": 1, "MiB": 1 << 10, "GiB": 1 << 20}
@@ -55,3 +61,33 @@ def take_variable(given: str) -> str:
     if "=" not in given[1:]:
         raise ArgumentTypeError(f"expected NAME=VALUE, got {given!r}")
     return given
+
+
+def take_reactions(given: str) -> dict[str, Reaction]:
+    """Return what is to be done at which level: `low=COMMAND,medium=SIGUSR1`.
+
+    A comma parts two of them where a level and `=` follow, so that commands may hold commas.
+    """
+    reactions: dict[str, Reaction] = {}
+    for part in re.split(rf",(?=(?:{'|'.join(LEVELS)})=)", given):
+        level, _, action = part.partition("=")
+        if level not in LEVELS or not action.strip():
+            raise ArgumentTypeError(
+                f"expected LEVEL=COMMAND or LEVEL=SIGNAL, with a level of {', '.join(LEVELS)}; got {part!r}"
+            )
+        if level in reactions:
+            raise ArgumentTypeError(f"{level} is given twice")
+        reactions[level] = _take_action(action)
+    return reactions
+
+
+def _take_action(action: str) -> Reaction:
+    if re.fullmatch(r"SIG[A-Z0-9+-]+", action) is None:
+        return action
+    try:
+        number = signal.Signals[action]
+    except KeyError:
+        raise ArgumentTypeError(f"there is no signal {action}") from None
+    if number in (signal.SIGKILL, signal.SIGSTOP):
+        raise ArgumentTypeError(f"{action} frees nothing that a program could give back")
+    return number

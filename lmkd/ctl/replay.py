@@ -13,7 +13,7 @@ from pathlib import Path
 import lmkd
 from lmkd.config import ConfigError, load_config
 from lmkd.ctl.arguments import DONE, FAILED
-from lmkd.ctl.commands import CommandFailed
+from lmkd.ctl.failure import CommandFailed
 from lmkd.ctl.kills import UNIT_WORDS, describe_exit, describe_failure, describe_victim
 from lmkd.ctl.page import Block, Line, Page
 from lmkd.ctl.recordings import NAMED_MOST

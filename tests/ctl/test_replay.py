@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lmkd
-from lmkd.ctl.commands import CommandFailed
+from lmkd.ctl.failure import CommandFailed
 from lmkd.ctl.page import Page
 from lmkd.ctl.replay import (
     FILE_MOST,
