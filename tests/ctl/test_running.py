@@ -215,13 +215,13 @@ def test_a_command_that_frees_what_is_not_the_programs_is_done(fake: FakeLmkd) -
 
 
 def test_a_command_that_takes_long_is_announced_and_answered_for_in_time(fake: FakeLmkd) -> None:
-    with run(fake.path, "--on", "low=sleep 30") as running:
+    with run(fake.path, "--on", "low=sleep 4") as running:
         wait_until_ready(running)
         answered = fake.notice("medium", MIB, deadline_ms=500)
         assert answered.said_working
         assert answered.answer == "nothing"
         assert running.stderr is not None
-        assert running.stderr.readline() == "lmkctl: 'sleep 30' takes longer than there is time\n"
+        assert running.stderr.readline() == "lmkctl: 'sleep 4' takes longer than there is time\n"
 
 
 def test_in_an_emergency_it_is_not_put_off_but_answered_when_it_is_done(fake: FakeLmkd) -> None:
