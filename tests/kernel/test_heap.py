@@ -13,7 +13,7 @@ from lmkd.kernel.heap import LARGE_BYTES, return_large_blocks
 from lmkd.kernel.locked import lock_memory
 
 def resident_kib():
-    return int(open("/proc/self/statm").read().split()[1]) * 4
+    return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0])
 
 ARRANGE and return_large_blocks()
 lock_memory()  # locked memory is not given back by malloc_trim
@@ -35,7 +35,7 @@ def locked_kib():
     return int(open("/proc/self/status").read().split("VmLck:")[1].split()[0])
 
 def resident_kib():
-    return int(open("/proc/self/statm").read().split()[1]) * 4
+    return int(open("/proc/self/status").read().split("RssAnon:")[1].split()[0])
 
 LOCK and lock_memory()
 held, pins = [], []
@@ -72,10 +72,10 @@ def kept_kib(*, arranged: bool) -> tuple[int, int]:
 def test_large_blocks_go_back_when_they_are_freed() -> None:
     most_kib, kept_kib_then = kept_kib(arranged=True)
     assert most_kib >= 3_000
-    assert kept_kib_then <= 1_000
-    assert kept_kib(arranged=False)[1] >= 2_000, (
-        "malloc does it by itself now: lmkd.kernel.heap is of no use"
-    )
+    otherwise_kib = kept_kib(arranged=False)[1]
+    assert otherwise_kib >= 2_500, "malloc does it by itself now: lmkd.kernel.heap is of no use"
+    # Not by how much: what else the interpreter takes meanwhile differs by 0.5 MB from one place to another.
+    assert kept_kib_then <= otherwise_kib // 2
 
 
 def test_freed_memory_goes_back_and_what_is_left_is_locked_again() -> None:
