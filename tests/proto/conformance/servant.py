@@ -232,11 +232,10 @@ class Conversation:
         if self.wrong == "early":
             self.say(Pressure("system", "normal", "", 0))
         controller = self.controller or self.wrong == "believes"
-        self.say(Welcome(hello.id, version, "servant", controller))
-        if self.wrong == "long_frame":
-            self.sock.sendall(b"\x00\x02\x00\x00")
-        if self.wrong == "shouts_nonsense":
-            self.sock.sendall(frame(pack([1])))
+        # In one piece with what is wrong, or who reads the one might not wait for the other.
+        behind = {"long_frame": b"\x00\x02\x00\x00", "shouts_nonsense": frame(pack([1]))}
+        welcome = encode(Welcome(hello.id, version, "servant", controller))
+        self.sock.sendall(welcome + behind.get(self.wrong, b""))
 
     def mistaken(self, event: Malformed) -> None:
         wrong = self.wrong

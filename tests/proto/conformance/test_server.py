@@ -21,6 +21,7 @@ WRONGS = (
     ("keeps_apps", "goodbye", "S-5"),
     ("stays", "forbidden_lengths", "F-3 F-4"),
     ("odd_fault", "forbidden_lengths", "F-4"),
+    ("says_no_fault", "forbidden_lengths", ""),
     ("forgets_before", "forbidden_lengths", "F-5 R-2 R-3"),
     ("whole_reads", "pieces", "F-6"),
     ("small_frames", "largest", "F-2"),
