@@ -311,21 +311,22 @@ def parse_proc_status(content: bytes, path: str) -> ProcStatus:
     start = at + 6
     gid = _number(content[start : content.find(b"\t", start)], path, content, "a real gid")
 
-    def size_kib(key: bytes) -> int:
-        found = content.find(key, at)
-        if found < 0:
-            return 0  # exiting, and already without an address space
-        begin = found + len(key)
-        end = content.find(b" kB", begin)
-        return _number(content[begin:end].strip(), path, content, "a size in kB")
-
     return ProcStatus(
         uid=uid,
         gid=gid,
-        resident_kib=size_kib(b"\nVmRSS:\t"),
-        anon_kib=size_kib(b"\nRssAnon:\t"),
-        swap_kib=size_kib(b"\nVmSwap:\t"),
+        resident_kib=_status_kib(content, b"\nVmRSS:\t", path, at),
+        anon_kib=_status_kib(content, b"\nRssAnon:\t", path, at),
+        swap_kib=_status_kib(content, b"\nVmSwap:\t", path, at),
     )
+
+
+def _status_kib(content: bytes, key: bytes, path: str, at: int = 0) -> int:
+    found = content.find(key, at)
+    if found < 0:
+        return 0  # exiting, and already without an address space
+    begin = found + len(key)
+    end = content.find(b" kB", begin)
+    return _number(content[begin:end].strip(), path, content, "a size in kB")
 
 
 def parse_held_kib(content: bytes, path: str) -> int:
@@ -333,14 +334,8 @@ def parse_held_kib(content: bytes, path: str) -> int:
 
     Pages of files are not counted, nor what is in a tmpfs and not mapped: those are not the process's to give.
     """
-    held_kib = 0
-    for key in (b"\nRssAnon:\t", b"\nRssShmem:\t", b"\nVmSwap:\t"):
-        found = content.find(key)
-        if found >= 0:
-            start = found + len(key)
-            amount = content[start : content.find(b" kB", start)].strip()
-            held_kib += _number(amount, path, content, "a size in kB")
-    return held_kib
+    keys = (b"\nRssAnon:\t", b"\nRssShmem:\t", b"\nVmSwap:\t")
+    return sum(_status_kib(content, key, path) for key in keys)
 
 
 def parse_proc_comm(content: bytes) -> str:

@@ -23,7 +23,7 @@ from lmkd.policy.rules import Rule
 from lmkd.policy.state import DomainState, State
 from lmkd.policy.turn import Turn
 from lmkd.policy.window import SECOND_US, stall_permyriad
-from lmkd.service.measuring import measure_app
+from lmkd.service.measuring import measure_app, measure_apps
 from lmkd.service.roll import Known
 from lmkd.service.server import pressure_frame, printable
 
@@ -95,7 +95,8 @@ def describe_status(state: State, kernel: Kernel, standing: Standing) -> dict[st
     room_bytes = min(ROOM_BYTES, FRAME_ROOM_BYTES - len(msgpack.packb(status)))
     domains = (_describe_domain(state, domain) for domain in state.domains.values())
     shown_domains, room_bytes = _fit(domains, room_bytes)
-    apps = (_describe_app(state, kernel, app) for app in state.apps.values())
+    measured = measure_apps(kernel, state.apps.values())
+    apps = (_describe_app(state, app, size_kib) for app, size_kib in measured)
     shown_apps, _ = _fit(islice(apps, APPS_LISTED), room_bytes)
     shown, there = len(shown_domains) + len(shown_apps), len(state.domains) + len(state.apps)
     status.update(domains=shown_domains, apps=shown_apps, truncated=shown < there)
@@ -134,7 +135,7 @@ def describe_process(
         "least_kib": least_kib,
         "oom_score_adj": process.oom_score_adj,
         "projected": projected,
-        "app": _describe_app(state, kernel, app) if app is not None else None,
+        "app": _describe_app(state, app, measure_app(kernel, app)) if app is not None else None,
     }
 
 
@@ -273,7 +274,7 @@ def _describe_domain(state: State, domain: DomainState) -> dict[str, Plain]:
     return described
 
 
-def _describe_app(state: State, kernel: Kernel, app: App) -> dict[str, Plain]:
+def _describe_app(state: State, app: App, size_kib: int | None) -> dict[str, Plain]:
     words = [domain.told[app.app] for domain in state.domains.values() if app.app in domain.told]
     told = max(words, key=lambda word: word.notice, default=None)
     return {
@@ -284,7 +285,7 @@ def _describe_app(state: State, kernel: Kernel, app: App) -> dict[str, Plain]:
         "unit": app.unit.value,
         "cgroup": app.cgroup[:CGROUP_MOST],
         "sheddable_kib": app.sheddable_kib,
-        "size_kib": measure_app(kernel, app),
+        "size_kib": size_kib,
         "trust": state.trust.get(app.app, 0),
         "told": None if told is None else told.level.word,
         "answer": None if told is None or told.answer is None else told.answer.value,

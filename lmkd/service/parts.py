@@ -25,7 +25,7 @@ from lmkd.service.births import Births, open_births
 from lmkd.service.engine import Engine
 from lmkd.service.executor import Executor, Hand
 from lmkd.service.journal import Journal
-from lmkd.service.measuring import measure_app
+from lmkd.service.measuring import measure_apps
 from lmkd.service.monitor import Monitor
 from lmkd.service.projection import Projection
 from lmkd.service.questions import Questions
@@ -248,13 +248,14 @@ class Parts:
                 self._keep(action)
 
     def _measure(self, action: actions.MeasureApps) -> None:
-        sizes = []
-        for number in action.apps:
-            app = self.engine.state.apps.get(number)
-            size = measure_app(self._daemon.kernel, app) if app else None
-            if size is not None:
-                sizes.append((number, size))
-        self.engine.feed(events.AppsMeasured(action.domain, tuple(sizes)))
+        known = self.engine.state.apps
+        apps = (known[number] for number in action.apps if number in known)
+        sizes = tuple(
+            (app.app, size_kib)
+            for app, size_kib in measure_apps(self._daemon.kernel, apps)
+            if size_kib is not None
+        )
+        self.engine.feed(events.AppsMeasured(action.domain, sizes))
 
     def _keep(self, record: actions.Record) -> None:
         if record.kind == "would_kill":

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from lmkd.kernel.simulated import SimulatedKernel
 from lmkd.model import App, AppClass, Unit
-from lmkd.service.measuring import TREE_MOST, measure_app
+from lmkd.service.measuring import TREE_MOST, TREES_MOST, measure_app, measure_apps
 
 from .house import MIB, House, Peer, running
 
@@ -56,6 +56,20 @@ def test_a_tree_too_large_to_look_at_is_not_known(children: int, known: bool) ->
     for _ in range(children):
         kernel.spawn("child", anon_kib=1, ppid=root)
     assert (measure_app(kernel, app_of(kernel, root)) is not None) is known
+
+
+def test_what_is_looked_at_for_all_trees_together_is_bounded() -> None:
+    kernel = SimulatedKernel()
+    apps = []
+    for _ in range(12):
+        root = kernel.spawn("root", anon_kib=1)
+        for _ in range(TREE_MOST - 1):
+            kernel.spawn("child", anon_kib=1, ppid=root)
+        apps.append(app_of(kernel, root))
+    alone = app_of(kernel, kernel.spawn("alone", anon_kib=7))
+    whole = TREES_MOST // (TREE_MOST - 1)
+    sizes = [size_kib for _, size_kib in measure_apps(kernel, [*apps, alone])]
+    assert sizes == [TREE_MOST] * whole + [None] * (12 - whole) + [7]
 
 
 async def test_what_a_child_frees_is_credited_to_the_tree(

@@ -41,7 +41,7 @@ class Peer:
         self._reader = FrameReader()
         self._came: deque[Message | UnknownMessage] = deque()
         self._pushes: deque[Message | UnknownMessage] = deque()
-        self._welcomed = self._bye = False
+        self._welcomed = False
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.geteuid()
         if uid is not None:
