@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 
 from lmkd.config import Config
 from lmkd.config.schema import KILLABLE
@@ -32,6 +33,12 @@ def print_check(config: Config) -> None:
     print(f"configuration: {', '.join(config.files)}")
     print(f"socket:        {config.socket}")
     print(f"history:       {config.state_dir}, the last {config.history_episodes} episodes")
+    spoken = [
+        field.name
+        for field in fields(config.interop)
+        if getattr(config.interop, field.name) is True
+    ]
+    print(f"interop:       {', '.join(spoken) or 'nothing is switched on'}")
     missing = machine.features().missing()
     print("missing here:  " + ("nothing" if not missing else ""))
     for line in missing:

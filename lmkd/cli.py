@@ -75,6 +75,16 @@ def parse_arguments(argv: Sequence[str] | None) -> Namespace:
         action="store_true",
         help="print a systemd unit that starts this very lmkd, and exit",
     )
+    parser.add_argument(
+        "--print-dbus-policy",
+        action="store_true",
+        help="print what lets lmkd be org.freedesktop.LowMemoryMonitor on the system bus, and exit",
+    )
+    parser.add_argument(
+        "--print-dbus-service",
+        action="store_true",
+        help="print what has the system bus start lmkd when a program asks for that, and exit",
+    )
     parser.add_argument("--quiet", action="store_true", help="log warnings and errors only")
     parser.add_argument("--version", action="version", version=f"lmkd {lmkd.__version__}")
     arguments = parser.parse_args(argv)
@@ -89,6 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_unit:
         print(service_unit(sys.executable), end="")
         return LEFT
+    for wanted, name in (
+        (arguments.print_dbus_policy, "org.freedesktop.LowMemoryMonitor.conf"),
+        (arguments.print_dbus_service, "org.freedesktop.LowMemoryMonitor.service"),
+    ):
+        if wanted:
+            print((Path(__file__).parent / "interop" / name).read_text(), end="")
+            return LEFT
     _set_up_logging(quiet=arguments.quiet)
     places = None
     if arguments.session:

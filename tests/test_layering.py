@@ -92,7 +92,19 @@ LAYERS = (
         only_in={"pyroute2": "lmkd.kernel.process_events"},
     ),
     layer(".", "lmkd.session", "lmkd.cgroup_paths lmkd.kernel", NOT_IN_DAEMON),
-    layer(".", "lmkd.service", f"{BELOW_SERVICE} lmkd.service trio msgpack", NOT_IN_DAEMON),
+    layer(
+        ".",
+        "lmkd.interop",
+        "lmkd.model lmkd.cgroup_paths lmkd.policy.actions lmkd.policy.events lmkd.interop trio jeepney",
+        NOT_IN_DAEMON,
+    ),
+    layer(
+        ".",
+        "lmkd.service",
+        f"{BELOW_SERVICE} lmkd.interop lmkd.service trio msgpack",
+        NOT_IN_DAEMON,
+        only_in={"lmkd.interop": "lmkd.service.bridges"},
+    ),
     layer(".", "lmkd.check", f"{BELOW_SERVICE} lmkd.service", NOT_IN_DAEMON),
     layer(
         ".", "lmkd.cli", f"{BELOW_SERVICE} lmkd.service lmkd.check lmkd.session trio", NOT_IN_DAEMON

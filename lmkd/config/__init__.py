@@ -20,12 +20,24 @@ from lmkd.config.settings import Source, Values, build_settings
 from lmkd.config.warn import find_oddities
 from lmkd.policy.settings import Settings
 
-__all__ = ["Config", "ConfigError", "Mistake", "find_config_files", "load_config"]
+__all__ = ["Config", "ConfigError", "Interop", "Mistake", "find_config_files", "load_config"]
 
 SYSTEM_DIRECTORY = Path("/etc/lmkd")
 # Not importlib.resources: with zipfile, bz2, lzma and tempfile it would cost the daemon 1 MiB for good.
 _SHIPPED = Path(__file__).parents[1] / "defaults.toml"
 SHIPPED_NAME = "lmkd/defaults.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Interop:
+    """Which interfaces that programs already speak are spoken, beside our own protocol."""
+
+    low_memory_monitor: bool = False
+    memory_pressure: bool = False
+    prekill_hook: bool = False
+    prekill_timeout_us: int = 3_000_000
+    """How long systemd-oomd waits for the hook: its PrekillHookTimeoutSec=."""
+    desktop_notices: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class Config:
     """How many recordings of episodes are kept."""
     recording_most_kib: int = 0
     """The size that one of them may reach."""
+    interop: Interop = Interop()
     warnings: tuple[Mistake, ...] = ()
     """What is odd, but no mistake."""
 
@@ -101,6 +114,13 @@ def load_config(files: Iterable[Path]) -> Config:
         scan_every_us=values.get("process_events", "scan_every"),
         recordings=values.get("recording", "episodes"),
         recording_most_kib=values.get("recording", "most"),
+        interop=Interop(
+            low_memory_monitor=values.get("interop", "low_memory_monitor"),
+            memory_pressure=values.get("interop", "memory_pressure"),
+            prekill_hook=values.get("interop", "prekill_hook"),
+            prekill_timeout_us=values.get("interop", "prekill_timeout"),
+            desktop_notices=values.get("interop", "desktop_notices"),
+        ),
         warnings=tuple(_sorted(find_oddities(layers, rules, domains, settings), order)),
     )
 

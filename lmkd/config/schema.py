@@ -246,6 +246,13 @@ SCHEMA: dict[str, Any] = {
         "scan_every": check_scan_interval,
     },
     "recording": {"episodes": check_integer(0, 10_000), "most": check_recording_size},
+    "interop": {
+        "low_memory_monitor": check_boolean,
+        "memory_pressure": check_boolean,
+        "prekill_hook": check_boolean,
+        "prekill_timeout": check_interval,
+        "desktop_notices": check_boolean,
+    },
     "classes": {app_class.word: _CLASS for app_class in AppClass},
     **_OF_A_DOMAIN,
     "system": {"kill": check_kill},

@@ -93,6 +93,10 @@ def describe_status(status: Row) -> list[Block]:
     if missing:
         blocks += [Line(), Line("Missing here, and what is done instead:")]
         blocks += [Line(line, "  - ") for line in missing]
+    spoken = texts(status, "interop")
+    if spoken:
+        blocks += [Line(), Line("Spoken beside our own protocol:")]
+        blocks += [Line(line, "  - ") for line in spoken]
     problem = status.get("reload_problem")
     if isinstance(problem, str):
         blocks += [Line(), Line("The configuration on disk has mistakes; the one before it stays:")]

@@ -24,6 +24,7 @@ from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.kernel.rehearsed import RehearsedKernel
 from lmkd.replay.recording import encode_recording
+from lmkd.service.bridges import Bridges, open_bridges
 from lmkd.service.executor import Hand
 from lmkd.service.journal import Journal, open_journal
 from lmkd.service.listening import read_credentials, remove_socket
@@ -119,7 +120,8 @@ class Daemon:
             leaving.callback(clerk.finish)
             leaving.callback(hand.finish)
             async with trio.open_nursery() as nursery:
-                parts = Parts(self, nursery, journal, hand, clerk)
+                bridges = open_bridges(self.config.interop, is_session=self.session is not None)
+                parts = Parts(self, nursery, journal, hand, clerk, bridges)
                 leaving.callback(parts.leave)
                 # Loads pyroute2, perhaps: before memory is locked, and before anybody is told that we are ready.
                 parts.births.start(nursery)
@@ -135,6 +137,7 @@ class Daemon:
                 if parts.relay is not None:
                     nursery.start_soon(parts.relay.run)
                 parts.monitor.follow(globs_of(parts.engine.state.settings))
+                bridges.start(nursery)
                 parts.start_watching_ourselves(nursery)
                 self.prepare(self.kernel)
                 task_status.started()
@@ -170,7 +173,7 @@ class Daemon:
                 credentials=read_credentials,
             )
             async with trio.open_nursery() as nursery:
-                parts = Parts(understudy, nursery, Journal(None, 1), hand, clerk)
+                parts = Parts(understudy, nursery, Journal(None, 1), hand, clerk, Bridges())
                 nursery.start_soon(parts.server.serve)
                 await rehearsal.play(parts.engine)
                 segment = parts.recorder.snapshot()

@@ -63,6 +63,8 @@ class Standing:
     """netlink, scan or off."""
     relayed_from: str | None
     """The socket of the daemon whose levels are relayed."""
+    bridges: tuple[str, ...] = ()
+    """How it is with each that is switched on in [interop]."""
 
 
 def level_frame(state: State, name: str) -> bytes:
@@ -90,6 +92,7 @@ def describe_status(state: State, kernel: Kernel, standing: Standing) -> dict[st
         "relayed_from": standing.relayed_from,
         "strict": state.settings.strict,
         "missing": list(kernel.features().missing()),
+        "interop": [line[:WARNING_MOST] for line in standing.bridges],
         "app_count": len(state.apps),
     }
     room_bytes = min(ROOM_BYTES, FRAME_ROOM_BYTES - len(msgpack.packb(status)))

@@ -9,19 +9,20 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import trio
 
-from lmkd.config import Config, ConfigError
+from lmkd.config import Config, ConfigError, Interop
 from lmkd.kernel.locked import return_freed_memory
 from lmkd.model import SYSTEM_DOMAIN, Process
 from lmkd.policy import actions, events, heart
 from lmkd.policy.settings import DomainPolicy, Settings
 from lmkd.replay.recorder import Recorder, Segment
 from lmkd.service.births import Births, open_births
+from lmkd.service.bridges import Bridges
 from lmkd.service.engine import Engine
 from lmkd.service.executor import Executor, Hand
 from lmkd.service.journal import Journal
@@ -51,12 +52,19 @@ class Parts:
     """The parts of a running daemon, and what connects them."""
 
     def __init__(
-        self, daemon: Daemon, nursery: trio.Nursery, journal: Journal, hand: Hand, clerk: Hand
+        self,
+        daemon: Daemon,
+        nursery: trio.Nursery,
+        journal: Journal,
+        hand: Hand,
+        clerk: Hand,
+        bridges: Bridges,
     ) -> None:
         self._daemon = daemon
         self._nursery = nursery
         self._journal = journal
         self._clerk = clerk
+        self.bridges = bridges
         kernel, config = daemon.kernel, daemon.config
         own_pid = os.getpid()
         settings = self._settings(config)
@@ -90,6 +98,7 @@ class Parts:
             config=config,
             process_events=self.births.source,
             clients=lambda: len(self.server),
+            bridges=bridges.describe,
             relayed_from=lambda: None if self.relay is None else self.relay.source,
             started_us=kernel.now_us(),
         )
@@ -246,6 +255,8 @@ class Parts:
                 log.critical("%s: %s", action.domain, action.reason)
             case actions.Record():
                 self._keep(action)
+        # Last: our own clients, and the deed, come first.
+        self.bridges.take(action)
 
     def _measure(self, action: actions.MeasureApps) -> None:
         known = self.engine.state.apps
@@ -338,6 +349,7 @@ class Parts:
             ("process_events.source", running.process_events, config.process_events),
             ("recording.episodes", running.recordings, config.recordings),
             ("recording.most", running.recording_most_kib, config.recording_most_kib),
+            *_interop_keys(running.interop, config.interop),
         ]
         if self._daemon.socket_path == running.socket:
             fixed.append(("service.socket", running.socket, config.socket))
@@ -359,6 +371,12 @@ class Parts:
 
         self._nursery.start_soon(wait)
         return scope.cancel
+
+
+def _interop_keys(running: Interop, read: Interop) -> Iterator[tuple[str, object, object]]:
+    for key in fields(Interop):
+        name = key.name.removesuffix("_us")
+        yield f"interop.{name}", getattr(running, key.name), getattr(read, key.name)
 
 
 def globs_of(settings: Settings) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ RANKINGS_A_SECOND = 8
 
 @dataclass(slots=True)
 class Questions:
-    """Answers them. `clients` counts who is connected; `save_recording` returns where it saved, and what there is."""
+    """Answers them. `clients` counts who is connected, `bridges` says how it is with those of lmkd.interop."""
 
     engine: Engine
     kernel: Kernel
@@ -51,6 +51,7 @@ class Questions:
     config: Config
     process_events: str
     clients: Callable[[], int]
+    bridges: Callable[[], list[str]]
     relayed_from: Callable[[], str | None]
     started_us: int = 0
     reload_problem: str | None = None
@@ -68,6 +69,7 @@ class Questions:
             warnings=tuple(str(warning) for warning in self.config.warnings),
             process_events=self.process_events,
             relayed_from=self.relayed_from(),
+            bridges=tuple(self.bridges()),
         )
         return describe_status(self.engine.state, self.kernel, standing), None
 

@@ -190,6 +190,7 @@ def test_the_pinned_policy_names_every_threshold_and_every_shipped_set() -> None
         "service.history",
         "process_events",
         "recording",
+        "interop",
         "rule",
     )
     policy = {key for key in paths_of(shipped) if not key.startswith(of_the_service)}
