@@ -20,11 +20,12 @@ LOOKS_APART_S = 0.005
 class RealDaemon:
     """`python -m lmkd` on simulated memory, with nothing of this machine's configuration or history."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, size: str = SIZE, configuration: str = "") -> None:
         self.socket = str(folder / "socket")
         self._folder = folder
+        self._size = size
         self._log = folder / "log"
-        (folder / "lmkd.toml").write_text("")
+        (folder / "lmkd.toml").write_text(configuration)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -33,7 +34,7 @@ class RealDaemon:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    *("-m", "lmkd", "--simulated", SIZE, "--socket", self.socket),
+                    *("-m", "lmkd", "--simulated", self._size, "--socket", self.socket),
                     *("--state-dir", self._folder / "state"),
                     *("--config", self._folder / "lmkd.toml"),
                 ],
@@ -46,6 +47,14 @@ class RealDaemon:
             assert self._process.poll() is None, f"lmkd has left:\n{self._log.read_text()}"
             assert time.monotonic() < last_s, f"lmkd is not ready:\n{self._log.read_text()}"
             time.sleep(LOOKS_APART_S)
+
+    def wait_logged(self, text: str) -> str:
+        """Wait until it has logged this; return all that it has logged."""
+        last_s = time.monotonic() + START_MOST_S
+        while text not in (logged := self._log.read_text()):
+            assert time.monotonic() < last_s, f"{text!r} is not logged:\n{logged}"
+            time.sleep(LOOKS_APART_S)
+        return logged
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it, and wait until it is gone."""

@@ -4,94 +4,37 @@ from __future__ import annotations
 
 import os
 import re
-import selectors
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import lmkd_client
 import pytest
 
+from .program import PATIENCE_S, Program
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 MIB = 1 << 20
-PATIENCE_S = 20
 REHEARSAL_MS = 600_000
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="to simulate for others takes root")
 
 
-class Running:
-    """An example that runs; its output is read line by line."""
+class Running(Program):
+    """An example that runs."""
 
     def __init__(self, name: str, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert self._process.stdout is not None
-        self._out = self._process.stdout
-        os.set_blocking(self._out.fileno(), False)
-        self._rest = b""
-        self.pid = self._process.pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._out.close()
-
-    def expect(self, pattern: str) -> re.Match[str]:
-        """Return the match of the next line, which must be like this."""
-        line = self._read_line()
-        found = re.fullmatch(pattern, line)
-        assert found is not None, f"expected {pattern!r}, got {line!r}"
-        return found
+        super().__init__(sys.executable, "-W", "error", EXAMPLES / name, *arguments)
 
     def end(self) -> None:
         """Ask it to end: it says that it is done, and leaves with 0."""
-        self._process.send_signal(signal.SIGTERM)
+        self.interrupt()
         self.expect("done")
         assert self.wait() == 0
-
-    def wait(self) -> int:
-        """Wait until it has left, and return its exit code."""
-        return self._process.wait(PATIENCE_S)
-
-    def held_kib(self) -> int:
-        """Return how much memory of its own is resident."""
-        found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())
-        shared = re.search(r"RssShmem:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())
-        assert found is not None
-        assert shared is not None
-        return int(found[1]) + int(shared[1])
-
-    def _read_line(self) -> str:
-        last_s = time.monotonic() + PATIENCE_S
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._out, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                assert selector.select(last_s - time.monotonic()), f"silent after {self._rest!r}"
-                chunk = self._out.read()
-                assert chunk, f"ended after {self._rest!r}"
-                self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()
 
 
 @pytest.fixture

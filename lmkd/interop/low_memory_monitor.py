@@ -5,11 +5,15 @@ for low, medium and critical (its D-Bus API 2.0). Ours beside that is 0: memory 
 cgroups have no word in this interface.
 
 Each warning has programs shed, so a level that only falls a step is not said: what follows it is a rise, or the 0.
+
+A program that begins to listen while memory is short is told so by itself. The interface has no word for that, but a
+proxy of GLib's asks for all properties once it listens; what was said to everybody before that it has not heard.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 
 import trio
@@ -37,6 +41,9 @@ SIGNAL: Final = "LowMemoryWarning"
 WARNINGS: Final = {Level.NORMAL: 0, Level.LOW: 50, Level.MEDIUM: 100, Level.CRITICAL: 255}
 PRIMARY_OWNER, IN_QUEUE = 1, 2
 """What RequestName answers (D-Bus specification)."""
+NEWCOMERS_MOST: Final = 64
+NEWCOMER_REST_S: Final = 0.3
+"""Between the answer to a newcomer and its first warning: GLib connects its handler only when it has the answer."""
 _OBJECT = DBusAddress(PATH, interface=NAME)
 
 _HEAD = (
@@ -90,6 +97,9 @@ class LowMemoryMonitor:
         self._changed = trio.Event()
         self._is_owner = False
         self._failure: str | None = None
+        self._newcomers: set[str] = set()
+        """The unique names of those that have just begun to listen, and when they are told."""
+        self._newcomers_at = 0.0
         self.standing = "not on the bus yet"
         """How it is with this bridge, in a line."""
 
@@ -106,6 +116,7 @@ class LowMemoryMonitor:
     def _note_failure(self, why: str) -> None:
         self._is_owner = False
         self._said = Level.NORMAL
+        self._newcomers.clear()
         self.standing = why
         if why != self._failure:
             self._failure = why
@@ -128,8 +139,11 @@ class LowMemoryMonitor:
         while True:
             if self._is_owner:
                 await self._tell_level(bus)
-            await self._changed.wait()
-            self._changed = trio.Event()
+                await self._tell_newcomers(bus)
+            pause_s = self._newcomers_at - trio.current_time() if self._newcomers else math.inf
+            with trio.move_on_after(max(pause_s, 0)):
+                await self._changed.wait()
+                self._changed = trio.Event()
 
     async def _tell_level(self, bus: Bus) -> None:
         if self._failure is not None or self.standing != _ON_THE_BUS:
@@ -138,7 +152,19 @@ class LowMemoryMonitor:
         level, said = self._level, self._said
         self._said = level
         if level > said or (level is Level.NORMAL and said is not Level.NORMAL):
-            await bus.send(new_signal(_OBJECT, SIGNAL, "y", (WARNINGS[level],)))
+            await bus.send(warning_of(level))
+
+    async def _tell_newcomers(self, bus: Bus) -> None:
+        while self._newcomers and trio.current_time() >= self._newcomers_at:
+            name = self._newcomers.pop()
+            if self._level is not Level.NORMAL:
+                await bus.send(warning_of(self._level, to=name))
+
+    def _welcome(self, name: str) -> None:
+        if self._level is not Level.NORMAL and len(self._newcomers) < NEWCOMERS_MOST:
+            self._newcomers.add(name)
+            self._newcomers_at = trio.current_time() + NEWCOMER_REST_S
+            self._changed.set()
 
     def _serve(self, message: Message) -> Message | None:
         """Answer whoever asks what there is, and hear who owns the name."""
@@ -147,6 +173,8 @@ class LowMemoryMonitor:
             if fields.get(HeaderFields.sender) == "org.freedesktop.DBus":
                 self._hear_of_owner(fields.get(HeaderFields.member), message.body)
             return None
+        if fields.get(HeaderFields.member) == "GetAll":
+            self._welcome(str(fields.get(HeaderFields.sender)))
         if MessageFlag.no_reply_expected in message.header.flags:
             return None
         return answer_call(message)
@@ -159,6 +187,14 @@ class LowMemoryMonitor:
             self._said = Level.NORMAL
             self.standing = f"{NAME} was taken by another"
         self._changed.set()
+
+
+def warning_of(level: Level, to: str | None = None) -> Message:
+    """Return the signal that says a level, to everybody or to one program."""
+    signal = new_signal(_OBJECT, SIGNAL, "y", (WARNINGS[level],))
+    if to is not None:
+        signal.header.fields[HeaderFields.destination] = to
+    return signal
 
 
 _ON_THE_BUS: Final = f"levels are told on the system bus, as {NAME}"

@@ -1,4 +1,4 @@
-"""Programs in C: what they need to be built, built once, and run line by line.
+"""Programs in C: what they need to be built, and built once.
 
 Where this machine lacks something the tests are skipped and say what; with LMKD_VM_REQUIRED=1, as in CI, they fail.
 """
@@ -6,15 +6,9 @@ Where this machine lacks something the tests are skipped and say what; with LMKD
 from __future__ import annotations
 
 import os
-import re
-import selectors
 import shutil
-import signal
 import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
@@ -23,7 +17,6 @@ CLIENT = ROOT / "clients" / "c"
 HERE = Path(__file__).parent
 EXAMPLES = ROOT / "examples" / "c"
 MSGPACK = Path("/usr/include/msgpack/unpack_template.h")
-PATIENCE_S = 20
 STRICT = (
     *("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"),
     *("-O2", "-g"),
@@ -68,75 +61,3 @@ def build(program: Path, *arguments: str | Path, compiler: str = "gcc") -> Path:
     assert made.returncode == 0, made.stderr
     assert made.stderr == ""
     return program
-
-
-class Program:
-    """A program that runs, in a process group of its own; its output is read line by line."""
-
-    def __init__(self, *command: str | Path, environment: dict[str, str] | None = None) -> None:
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-        )
-        assert self._process.stdout is not None
-        self._out = self._process.stdout
-        os.set_blocking(self._out.fileno(), False)
-        self._rest = b""
-        self.pid = self._process.pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._out.close()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def tell(self, line: str) -> None:
-        """Give it a line."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n".encode())
-        self._process.stdin.flush()
-
-    def ask(self, line: str, pattern: str) -> re.Match[str]:
-        """Give it a line, and return the match of what it says next."""
-        self.tell(line)
-        return self.expect(pattern)
-
-    def expect(self, *patterns: str) -> re.Match[str]:
-        """Return the match of the next line (of the last, where there are more), which must be like this."""
-        for pattern in patterns:
-            line = self._read_line()
-            found = re.fullmatch(pattern, line)
-            assert found is not None, f"expected {pattern!r}, got {line!r}"
-        return found
-
-    def interrupt(self) -> None:
-        """Ask it to end."""
-        self._process.send_signal(signal.SIGTERM)
-
-    def wait(self) -> int:
-        """Wait until it has left, and return its exit code."""
-        return self._process.wait(PATIENCE_S)
-
-    def _read_line(self) -> str:
-        last_s = time.monotonic() + PATIENCE_S
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._out, selectors.EVENT_READ)
-            while b"\n" not in self._rest:
-                assert selector.select(last_s - time.monotonic()), f"silent after {self._rest!r}"
-                chunk = self._out.read()
-                assert chunk, f"ended after {self._rest!r}"
-                self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line.decode()

@@ -14,7 +14,7 @@ from lmkd_proto import (
 )
 
 from ..clients.fake_daemon import FakeDaemon, Peer
-from .programs import Program
+from ..program import Program
 
 Script = Callable[[FakeDaemon], None]
 QUICK = ("10", "50")

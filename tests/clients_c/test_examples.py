@@ -11,7 +11,8 @@ import lmkd_client
 import pytest
 
 from ..conftest import RealDaemon
-from .programs import CLIENT, EXAMPLES, ROOT, STRICT, Program, build, need_package
+from ..program import Program
+from .programs import CLIENT, EXAMPLES, ROOT, STRICT, build, need_package
 
 PAGE = ROOT / "docs" / "clients-c.md"
 SNIPPETS = re.findall(r"^```c\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)

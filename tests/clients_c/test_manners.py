@@ -13,7 +13,7 @@ from lmkd_proto import (
 )
 
 from ..clients.fake_daemon import FakeDaemon, notice, pressure
-from .programs import Program
+from ..program import Program
 from .scripts import GRANTED, lost, once, padded, playing, told
 
 

@@ -12,7 +12,8 @@ import pytest
 from lmkd_proto import Error, Register, Subscribe
 
 from ..clients.fake_daemon import FakeDaemon, notice, pressure
-from .programs import CLIENT, HERE, PATIENCE_S, ROOT, STRICT, Program, build, need
+from ..program import PATIENCE_S, Program
+from .programs import CLIENT, HERE, ROOT, STRICT, build, need
 from .scripts import padded
 from .test_decoding import SEED, mutate, rebuild, seeds
 from .test_examples import SNIPPETS

@@ -11,7 +11,7 @@ import lmkd_client
 import pytest
 
 from ..conftest import RealDaemon
-from .programs import Program
+from ..program import Program
 
 MIB = 1 << 20
 LONG_MS = 600_000

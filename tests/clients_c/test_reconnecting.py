@@ -19,7 +19,8 @@ from lmkd_proto import (
 )
 
 from ..clients.fake_daemon import FakeDaemon, Peer, notice, pressure
-from .programs import CLIENT, HERE, STRICT, Program, build
+from ..program import Program
+from .programs import CLIENT, HERE, STRICT, build
 from .scripts import GRANTED, QUICK, lost, once, playing, told
 
 
