@@ -114,10 +114,13 @@ LAYERS = (
         ".",
         "lmkd.ctl",
         "lmkd.ctl lmkd.config lmkd.model lmkd= rich lmkd_client lmkd_proto"
-        " lmkd.policy lmkd.kernel lmkd.replay lmkd.cgroup_paths",
-        only_in=dict.fromkeys(
-            ("lmkd.policy", "lmkd.kernel", "lmkd.replay", "lmkd.cgroup_paths"), OFFLINE
-        ),
+        " lmkd.policy lmkd.kernel lmkd.replay lmkd.cgroup_paths lmkd.interop.pressure_listeners",
+        only_in={
+            **dict.fromkeys(
+                ("lmkd.policy", "lmkd.kernel", "lmkd.replay", "lmkd.cgroup_paths"), OFFLINE
+            ),
+            "lmkd.interop": "lmkd.ctl.pressure",
+        },
     ),
     layer("proto", "lmkd_proto", "lmkd_proto msgpack"),
     layer(

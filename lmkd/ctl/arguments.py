@@ -430,6 +430,14 @@ def _add_running(commands: Commands) -> ArgumentParser:
         metavar="LEVEL=ACTION[,…]",
         help="what to do at a level; may be given again",
     )
+    run.add_argument(
+        "--memory-pressure",
+        choices=(*LEVELS[1:], "kernel", "off"),
+        default="medium",
+        metavar="FROM",
+        help="for a program on sd-event, which waits at $MEMORY_PRESSURE_WATCH: woken from low, medium (default) or "
+        "critical on. kernel: that is the kernel's pressure file (GLib 2.89 wants it); off: it is left alone",
+    )
     run.add_argument("--in-scope", action="store_true", help=SUPPRESS)
     run.add_argument("program", nargs=REMAINDER, metavar="PROGRAM", help="it, and its arguments")
     return run

@@ -1,8 +1,9 @@
 """Run any program as an app: `lmkctl run`.
 
 lmkctl starts the program, registers itself with it as one tree, and waits for its end; meanwhile a thread turns each
-notice into a signal or a command, and answers it by what came of that: how the command ended, and how much less the
-program holds. The program knows nothing of it. Where there is no daemon, or none yet, it runs all the same.
+notice into a signal or a command, wakes what waits at $MEMORY_PRESSURE_WATCH, and answers by what came of that: how the
+command ended, and how much less the program holds. The program knows nothing of it. Where there is no daemon, or none
+yet, it runs all the same.
 
 Whatever becomes of the messages, the program's standard streams, its terminal and its exit status are its own.
 """
@@ -37,6 +38,7 @@ from lmkd_proto import LEVELS
 
 from lmkd.ctl.given import Reaction
 from lmkd.ctl.held import read_held_kib
+from lmkd.ctl.pressure import KERNEL, OFF, WATCH, WokenProgram, kernel_environment
 from lmkd.ctl.result import printable
 
 CANNOT_RUN, NOT_FOUND = 126, 127
@@ -61,8 +63,19 @@ def run_program(arguments: Namespace) -> int:
     """Run the program to its end; return its exit status."""
     if arguments.unit == "cgroup" and not arguments.in_scope:
         return _enter_scope(arguments)
+    woken, variables = _open_pressure(arguments.memory_pressure)
     try:
-        program = subprocess.Popen(arguments.program)
+        return _run_to_its_end(arguments, woken, variables)
+    finally:
+        if woken is not None:
+            woken.close()
+
+
+def _run_to_its_end(
+    arguments: Namespace, woken: WokenProgram | None, variables: Mapping[str, str]
+) -> int:
+    try:
+        program = subprocess.Popen(arguments.program, env={**os.environ, **variables})
     except OSError as error:
         _say(f"{arguments.program[0]}: {error.strerror}")
         return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
@@ -70,11 +83,25 @@ def run_program(arguments: Namespace) -> int:
         signal.signal(number, lambda received, _: program.send_signal(received))
     for number in LEFT_TO_THE_TERMINAL:
         signal.signal(number, lambda received, _: None)
-    messenger = Messenger(program, arguments, _say)
+    messenger = Messenger(program, arguments, woken, _say)
     messenger.start()
     status = program.wait()
     messenger.close()
     return status if status >= 0 else KILLED_BASE - status
+
+
+def _open_pressure(wanted: str) -> tuple[WokenProgram | None, Mapping[str, str]]:
+    """Return the socket at which the program is woken, if there is to be one, and what tells it of that."""
+    if wanted == OFF:
+        return None, {}
+    if wanted == KERNEL:
+        return None, kernel_environment()
+    try:
+        woken = WokenProgram(wanted, _say)
+    except OSError as error:
+        _say(f"no socket for {WATCH}: {error.strerror}")
+        return None, {}
+    return woken, woken.environment
 
 
 def _enter_scope(arguments: Namespace) -> int:
@@ -115,8 +142,15 @@ def reaction_to(level: str, reactions: Mapping[str, Reaction]) -> Reaction | Non
 class Messenger:
     """The thread that listens for a program, and answers for it."""
 
-    def __init__(self, program: subprocess.Popen[bytes], arguments: Namespace, say: Say) -> None:
+    def __init__(
+        self,
+        program: subprocess.Popen[bytes],
+        arguments: Namespace,
+        woken: WokenProgram | None,
+        say: Say,
+    ) -> None:
         self._program = program
+        self._woken = woken
         self._reactions: Mapping[str, Reaction] = arguments.on
         self._name: str = arguments.name or name_of(arguments.program)
         self._class: str = arguments.app_class
@@ -190,7 +224,10 @@ class Messenger:
                 self._react(app, notice, reaction, 0)
             return
         before_kib = read_held_kib(self._program.pid)
-        said = NOTHING if reaction is None else self._react(app, notice, reaction, before_kib)
+        listens = self._woken is not None and self._woken.wake(notice.level)
+        said = NOTHING
+        if reaction is not None or listens:
+            said = self._react(app, notice, reaction, before_kib)
         freed_kib = 0
         if said != NOTHING:
             freed_kib = max(before_kib - read_held_kib(self._program.pid), 0)
@@ -199,14 +236,15 @@ class Messenger:
             said = DONE
         self._answer(app, notice, said or NOTHING, freed_kib << 10)
 
-    def _react(self, app: App, notice: Notice, reaction: Reaction, before_kib: int) -> str:
+    def _react(self, app: App, notice: Notice, reaction: Reaction | None, before_kib: int) -> str:
         """Do what is to be done, until it is done or the time is over; return what a command says of it."""
         # An emergency and the end of it all have no deadline.
         time_ms = notice.deadline_ms or app.grant.grace_ms
         until = time.monotonic() + time_ms * SPARE / 1000
         if isinstance(reaction, str):
             return self._run_command(app, notice, reaction, until)
-        self._program.send_signal(reaction)
+        if reaction is not None:
+            self._program.send_signal(reaction)
         if notice.level != "normal":
             while not self._has_freed(before_kib, notice) and time.monotonic() < until:
                 if self._closed.wait(LOOK_S):

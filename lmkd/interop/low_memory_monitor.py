@@ -113,6 +113,9 @@ class LowMemoryMonitor:
         """Be on the bus for ever, whenever it is there."""
         await keep_on_bus(self._address, self._serve, self._tell, self._note_failure)
 
+    def close(self) -> None:
+        """Nothing is held but the connection, which ends with `run`."""
+
     def _note_failure(self, why: str) -> None:
         self._is_owner = False
         self._said = Level.NORMAL

@@ -7,13 +7,18 @@ and nothing else.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
-from lmkd.config import Interop
+from lmkd.config import Config
+from lmkd.kernel.interface import Kernel
 from lmkd.policy.actions import Action
+from lmkd.service.listening import SocketError, bind_socket, remove_socket
 
 log = logging.getLogger("lmkd")
 
@@ -23,16 +28,22 @@ NO_JEEPNEY = "it takes jeepney, which is not installed: pip install 'lmkd[dbus]'
 class Bridge(Protocol):
     """What each of them is."""
 
-    key: str
-    """Its name in [interop]."""
-    standing: str
-    """How it is with it, in a line."""
+    @property
+    def key(self) -> str:
+        """Its name in [interop]."""
+
+    @property
+    def standing(self) -> str:
+        """How it is with it, in a line."""
 
     def take(self, action: Action) -> None:
         """Keep what is to be told. Never waits."""
 
     async def run(self) -> None:
         """Tell it, for ever."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
 
 
 class Lacking(Exception):
@@ -58,6 +69,11 @@ class Bridges:
         for bridge in self._bridges:
             nursery.start_soon(self._run, bridge)
 
+    def close(self) -> None:
+        """Have each let go of what it holds."""
+        for bridge in self._bridges:
+            bridge.close()
+
     def describe(self) -> list[str]:
         """Return how it is with each that is switched on, a line each."""
         lines = [f"{bridge.key}: {bridge.standing}" for bridge in self._bridges]
@@ -70,13 +86,27 @@ class Bridges:
             # A fault of ours, of which the rest of the daemon is to feel nothing.
             log.exception("interop.%s has failed, and is off until a restart", bridge.key)
             self._bridges.remove(bridge)
+            bridge.close()
             self._lacking.append((bridge.key, "it has failed; the log says how"))
 
 
-def open_bridges(interop: Interop, *, is_session: bool) -> Bridges:
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What bridges are built on."""
+
+    config: Config
+    kernel: Kernel
+    socket_path: str
+    """Where our own protocol is spoken, or would be."""
+    is_session: bool
+
+
+def open_bridges(grounds: Grounds) -> Bridges:
     """Make those that are switched on, and say of each what it lacks here."""
-    makers: list[tuple[str, bool, Callable[[], Bridge]]] = [
-        ("low_memory_monitor", interop.low_memory_monitor, lambda: _low_memory_monitor(is_session)),
+    interop = grounds.config.interop
+    makers: list[tuple[str, bool, Callable[[Grounds], Bridge]]] = [
+        ("low_memory_monitor", interop.low_memory_monitor, _low_memory_monitor),
+        ("memory_pressure", interop.memory_pressure, _memory_pressure),
     ]
     bridges: list[Bridge] = []
     lacking: list[tuple[str, str]] = []
@@ -84,15 +114,15 @@ def open_bridges(interop: Interop, *, is_session: bool) -> Bridges:
         if not wanted:
             continue
         try:
-            bridges.append(make())
+            bridges.append(make(grounds))
         except Lacking as what:
             lacking.append((key, str(what)))
             log.warning("interop.%s: %s", key, what)
     return Bridges(bridges, lacking)
 
 
-def _low_memory_monitor(is_session: bool) -> Bridge:
-    if is_session:
+def _low_memory_monitor(grounds: Grounds) -> Bridge:
+    if grounds.is_session:
         raise Lacking("the system's bus is for the system's daemon: without --session")
     try:
         from lmkd.interop.bus import system_address
@@ -100,3 +130,27 @@ def _low_memory_monitor(is_session: bool) -> Bridge:
     except ImportError:
         raise Lacking(NO_JEEPNEY) from None
     return LowMemoryMonitor(system_address())
+
+
+def _memory_pressure(grounds: Grounds) -> Bridge:
+    from lmkd.interop.memory_pressure import NAME, MemoryPressure
+
+    path = os.path.join(os.path.dirname(grounds.socket_path), NAME)
+    listener, removed = _bind(path)
+
+    def cgroup_of(pid: int) -> str:
+        process = grounds.kernel.process(pid) if pid else None
+        return "/" if process is None else process.cgroup
+
+    rest_s = grounds.config.settings.rest_us / 1_000_000
+    return MemoryPressure(listener, path, cgroup_of, rest_s, removed)
+
+
+def _bind(path: str) -> tuple[socket.socket, Callable[[], None]]:
+    """Listen at a path; return the socket, and what removes it. Raises Lacking."""
+    try:
+        listener = bind_socket(path)
+    except SocketError as error:
+        raise Lacking(str(error)) from None
+    inode = os.stat(path).st_ino
+    return listener, lambda: remove_socket(path, inode)

@@ -24,7 +24,7 @@ from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.kernel.rehearsed import RehearsedKernel
 from lmkd.replay.recording import encode_recording
-from lmkd.service.bridges import Bridges, open_bridges
+from lmkd.service.bridges import Bridges, Grounds, open_bridges
 from lmkd.service.executor import Hand
 from lmkd.service.journal import Journal, open_journal
 from lmkd.service.listening import read_credentials, remove_socket
@@ -120,7 +120,8 @@ class Daemon:
             leaving.callback(clerk.finish)
             leaving.callback(hand.finish)
             async with trio.open_nursery() as nursery:
-                bridges = open_bridges(self.config.interop, is_session=self.session is not None)
+                bridges = open_bridges(self._grounds())
+                leaving.callback(bridges.close)
                 parts = Parts(self, nursery, journal, hand, clerk, bridges)
                 leaving.callback(parts.leave)
                 # Loads pyroute2, perhaps: before memory is locked, and before anybody is told that we are ready.
@@ -144,6 +145,10 @@ class Daemon:
                 place = self.socket_path or "the socket that was passed"
                 log.info("lmkd %s ready, listening at %s", lmkd.__version__, place)
                 notify_manager("READY=1")
+
+    def _grounds(self) -> Grounds:
+        path = self.socket_path or self.config.socket
+        return Grounds(self.config, self.kernel, path, is_session=self.session is not None)
 
     async def _rehearse(self, hand: Hand, clerk: Hand) -> None:
         """Play an episode with parts like ours, on a kernel in which nothing happens; whatever fails, we go on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import lmkd_client
 import pytest
 from lmkd_client.testing import FakeLmkd
 
+from lmkd.ctl.pressure import find_pressure_file
 from lmkd.ctl.running import name_of, reaction_to
 
 from .conftest import LMKCTL, SmallDaemon, environment, run_ctl
@@ -366,3 +368,126 @@ def test_watch_runs_a_command_for_each_event(fake: FakeLmkd, tmp_path: Path) -> 
     first, of_first, last, of_last = out.read_text().splitlines()
     assert (first, last) == ("pressure system normal", "pressure system critical")
     assert [json.loads(event)["level"] for event in (of_first, of_last)] == ["normal", "critical"]
+
+
+# --- programs that wait at $MEMORY_PRESSURE_WATCH ----------------------------------------------------------
+
+LISTENER = """
+import base64, mmap, os, select, socket
+held = [mmap.mmap(-1, 32 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)]
+held[0].write(bytes([1]) * (32 << 20))
+watch = socket.socket(socket.AF_UNIX)
+watch.connect(os.environ["MEMORY_PRESSURE_WATCH"])
+watch.send(base64.b64decode(os.environ["MEMORY_PRESSURE_WRITE"]))
+print("ready", flush=True)
+times = 0
+while read := watch.recv(4096):
+    while held:
+        held.pop().close()
+    times += len(read)
+    print("woken", times, flush=True)
+"""
+"""The protocol by hand, as MEMORY_PRESSURE.md of systemd has it."""
+
+
+@contextmanager
+def listening(socket: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    with run(socket, *options, program=(sys.executable, "-c", LISTENER)) as running:
+        wait_until_ready(running)
+        yield running
+
+
+def test_a_program_that_waits_for_pressure_is_woken_and_credited(fake: FakeLmkd) -> None:
+    with listening(fake.path) as running:
+        answered = fake.notice("medium", 24 * MIB, deadline_ms=20_000)
+        assert running.stdout is not None
+        assert running.stdout.readline() == "woken 1\n"
+    assert answered.answer == "done"
+    assert 24 * MIB <= answered.freed_bytes <= 33 * MIB
+
+
+def test_it_is_woken_from_the_level_on_that_is_wanted_and_else_left_alone(fake: FakeLmkd) -> None:
+    with listening(fake.path, "--memory-pressure", "critical") as running:
+        assert fake.notice("medium", MIB).answer == "nothing"
+        assert fake.notice("critical", 24 * MIB, deadline_ms=20_000).answer == "done"
+        assert running.stdout is not None
+        assert running.stdout.readline() == "woken 1\n"
+
+
+def test_it_is_found_again_by_a_daemon_that_is_started_anew(tmp_path: Path) -> None:
+    """The socket is lmkctl's: the program never sees the daemon go."""
+    with FakeLmkd(str(tmp_path / "fake")) as fake, listening(fake.path) as running:
+        fake.wait_app()
+        fake.restart()
+        fake.wait_app()
+        assert fake.notice("medium", 24 * MIB, deadline_ms=20_000).answer == "done"
+        assert running.poll() is None
+
+
+def test_the_socket_is_gone_with_the_program(daemon: SmallDaemon) -> None:
+    done = daemon.ctl(
+        "run", "--", "sh", "-c", "test -S $MEMORY_PRESSURE_WATCH && echo $MEMORY_PRESSURE_WATCH"
+    )
+    path = Path(done.stdout.strip())
+    assert path.name == "memory-pressure"
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "write"),
+    [("low", b"low"), ("medium", b"medium"), ("kernel", b"some 200000 2000000\0")],
+)
+def test_what_is_written_says_from_when_on(daemon: SmallDaemon, option: str, write: bytes) -> None:
+    script = "echo $MEMORY_PRESSURE_WRITE; echo $MEMORY_PRESSURE_WATCH"
+    done = daemon.ctl("run", "--memory-pressure", option, "--", "sh", "-c", script)
+    written, watch = done.stdout.split()
+    assert base64.b64decode(written) == write
+    assert watch.endswith(
+        "/memory-pressure" if option != "kernel" else ("/memory", "/memory.pressure")
+    )
+
+
+def test_where_it_is_off_the_variables_stay_as_they_are(daemon: SmallDaemon) -> None:
+    script = "echo $MEMORY_PRESSURE_WATCH"
+    mine = environment(LMKD_SOCKET=daemon.socket, MEMORY_PRESSURE_WATCH="/dev/null")
+    done = subprocess.run(
+        [*LMKCTL, "run", "--memory-pressure", "off", "--", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=mine,
+    )
+    assert done.stdout == "/dev/null\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "cgroup", "there", "found"),
+    [
+        (
+            "cgroup2 /sys/fs/cgroup cgroup2 rw",
+            "0::/a/b",
+            True,
+            "/sys/fs/cgroup/a/b/memory.pressure",
+        ),
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw", "0::/a/b", False, "/proc/pressure/memory"),
+        ("cgroup2 /sys/fs/cgroup cgroup2 rw", "0::/", True, "/proc/pressure/memory"),
+        (
+            "cgroup /sys/fs/cgroup/memory cgroup rw",
+            "1:memory:/a\n0::/a/b",
+            True,
+            "/proc/pressure/memory",
+        ),
+        ("", "", False, "/proc/pressure/memory"),
+    ],
+)
+def test_the_kernels_file_is_that_of_the_own_cgroup(
+    tmp_path: Path, mounts: str, cgroup: str, there: bool, found: str
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mounts").write_text(mounts + "\n")
+    (tmp_path / "proc/self/cgroup").write_text(cgroup + "\n")
+    if there:
+        for folder in ("sys/fs/cgroup/a/b", "sys/fs/cgroup"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / "memory.pressure").touch()
+    assert find_pressure_file(tmp_path) == found

@@ -1,0 +1,94 @@
+"""What `lmkctl run` puts into $MEMORY_PRESSURE_WATCH, so that a program on sd-event hears lmkd with no option at all.
+
+The socket is lmkctl's own and for this program alone: lmkctl knows whether it listens, can say what came of a notice,
+and stays where it is when the daemon is started anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import select
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from lmkd.interop.pressure_listeners import PressureListeners
+from lmkd.model import Level
+
+KERNEL, OFF = "kernel", "off"
+"""What may be wanted instead of a level from which on it is woken."""
+WATCH, WRITE = "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"
+KERNEL_TRIGGER: Final = b"some 200000 2000000\0"
+"""What systemd has programs wait for: 200 ms of stall in 2 s, which takes no privilege (MEMORY_PRESSURE.md)."""
+
+
+class WokenProgram:
+    """The socket at which a program waits to be woken, and the thread that lets it in."""
+
+    def __init__(self, level: str, say: Callable[[str], None]) -> None:
+        """`level`: from which on it is woken, where it does not say so itself. Raises OSError."""
+        self._folder = Path(tempfile.mkdtemp(prefix="lmkctl-"))
+        # Others may pass, and no more: a program may have become another user before it connects.
+        self._folder.chmod(0o711)
+        self._path = self._folder / "memory-pressure"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self._path))
+        self._path.chmod(0o666)
+        listener.listen()
+        listener.setblocking(False)
+        self._listeners = PressureListeners(listener, lambda pid: "/", say)
+        self._turn = threading.Lock()
+        self._over = os.eventfd(0)
+        self._thread = threading.Thread(target=self._run, name="lmkd-pressure", daemon=True)
+        self._thread.start()
+        self.environment = {
+            WATCH: str(self._path),
+            WRITE: base64.b64encode(level.encode()).decode(),
+        }
+
+    def wake(self, level: str) -> bool:
+        """Wake whoever wants that at this level; whether there is somebody."""
+        with self._turn:
+            self._listeners.turn()  # one that has just connected
+            return self._listeners.wake(Level[level.upper()]) > 0
+
+    def close(self) -> None:
+        """Let go of all, and remove the socket."""
+        os.eventfd_write(self._over, 1)
+        self._thread.join()
+        os.close(self._over)
+        self._listeners.close()
+        with suppress(OSError):
+            shutil.rmtree(self._folder)
+
+    def _run(self) -> None:
+        waiting = [self._listeners.fileno(), self._over]
+        while self._over not in (ready := select.select(waiting, [], [])[0]) and ready:
+            with self._turn:
+                self._listeners.turn()
+
+
+def kernel_environment() -> dict[str, str]:
+    """Return the variables for the kernel's own pressure file, that of this cgroup where it has one."""
+    return {WATCH: find_pressure_file(), WRITE: base64.b64encode(KERNEL_TRIGGER).decode()}
+
+
+def find_pressure_file(root: Path = Path("/")) -> str:
+    """Return the PSI file of our own cgroup; that of the system where the cgroup has none."""
+    with suppress(OSError):
+        mounts = [line.split() for line in (root / "proc/self/mounts").read_text().splitlines()]
+        mount = next((fields[1] for fields in mounts if fields[2:3] == ["cgroup2"]), None)
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        cgroup = next((line[3:] for line in lines if line.startswith("0::")), "/")
+        # The root cgroup has no file of its own: /proc/pressure/memory is that.
+        if mount is not None and cgroup != "/":
+            path = Path(mount) / cgroup.lstrip("/") / "memory.pressure"
+            if (root / str(path).lstrip("/")).exists():
+                return str(path)
+    return "/proc/pressure/memory"
