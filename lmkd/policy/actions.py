@@ -116,6 +116,21 @@ class RaiseAlarm:
 
 
 @dataclass(frozen=True, slots=True)
+class DelayOutsideKill:
+    """Have whoever announced a kill wait until then, or until AllowOutsideKill."""
+
+    announcement: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AllowOutsideKill:
+    """Let whoever announced a kill go on: nobody is waited for any more."""
+
+    announcement: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Keep this for the history of an episode."""
 
@@ -138,5 +153,7 @@ Action = (
     | ReleaseVictim
     | ReportKilled
     | RaiseAlarm
+    | DelayOutsideKill
+    | AllowOutsideKill
     | Record
 )

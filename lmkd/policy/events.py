@@ -149,6 +149,24 @@ class LevelRelayed:
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideKillAnnounced:
+    """Somebody else is about to end all that is in a cgroup, and waits a while for our apps in it."""
+
+    announcement: int
+    cgroup: str
+    killer: str
+    until_us: int
+    """The moment until which it waits at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideKillOver:
+    """Whoever announced a kill has had the time for it."""
+
+    announcement: int
+
+
+@dataclass(frozen=True, slots=True)
 class SettingsChanged:
     """A new policy was loaded."""
 
@@ -173,5 +191,7 @@ Event = (
     | SimulationAsked
     | SimulationEnded
     | LevelRelayed
+    | OutsideKillAnnounced
+    | OutsideKillOver
     | SettingsChanged
 )

@@ -27,6 +27,7 @@ from lmkd.policy.escalate import (
     take_watchdog_kill,
 )
 from lmkd.policy.listen import take_ack, take_measures
+from lmkd.policy.outside_kills import take_announcement, take_answer, take_end, take_leave
 from lmkd.policy.pace import read_interval_us
 from lmkd.policy.returning import forget_departed, remember_departed, welcome_back
 from lmkd.policy.settings import Settings
@@ -216,6 +217,7 @@ def _forget(turn: Turn, event: events.AppGone) -> None:
         return {number: kept for number, kept in held.items() if number != event.app}
 
     remember_departed(turn, event.app)
+    take_leave(turn, event.app)
     state = turn.state
     # A wait for what it promised is over with it.
     domains = {
@@ -247,6 +249,11 @@ def _relay_level(turn: Turn, event: events.LevelRelayed) -> None:
         turn.keep(replace(domain, relayed=relayed))
 
 
+def _take_ack(turn: Turn, event: events.AckReceived) -> None:
+    take_ack(turn, event)
+    take_answer(turn, event)
+
+
 def _end_simulations(turn: Turn, event: events.SimulationEnded) -> None:
     end_simulations(turn)
 
@@ -265,7 +272,7 @@ _STEPS: dict[type, Callable[[Turn, Any], None]] = {
     events.AppGone: _forget,
     events.LevelRelayed: _relay_level,
     events.AppsMeasured: take_measures,
-    events.AckReceived: take_ack,
+    events.AckReceived: _take_ack,
     events.ProcessesScanned: take_scan,
     events.SizesNoted: _note_sizes,
     events.VictimExited: take_exit,
@@ -273,5 +280,7 @@ _STEPS: dict[type, Callable[[Turn, Any], None]] = {
     events.SignalFailed: take_failure,
     events.SimulationAsked: start_simulation,
     events.SimulationEnded: _end_simulations,
+    events.OutsideKillAnnounced: take_announcement,
+    events.OutsideKillOver: take_end,
     events.SettingsChanged: _change_settings,
 }

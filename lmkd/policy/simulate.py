@@ -55,11 +55,13 @@ def end_simulations(turn: Turn) -> None:
         left = {**turn.state.simulations}
         del left[number]
         turn.state = replace(turn.state, simulations=left)
-        _tell_truth(turn, number)
+        tell_truth(turn, number, "the simulation is over")
 
 
-def _tell_truth(turn: Turn, number: int) -> None:
+def tell_truth(turn: Turn, number: int, over: str) -> None:
     """Repeat the real word that stands, deadline and all: who simulates for itself gains no time by it.
+
+    `over` is the reason where nothing stands.
 
     Where the real word is still owed, it comes when its rest is over.
     """
@@ -75,7 +77,7 @@ def _tell_truth(turn: Turn, number: int) -> None:
                 Level.NORMAL,
                 0,
                 turn.now_us,
-                "the simulation is over",
+                over,
             )
         )
         turn.state = replace(turn.state, next_notice=notice + 1)

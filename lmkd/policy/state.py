@@ -68,6 +68,16 @@ class Simulation:
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """A kill that somebody else has announced, and the apps that were told of it."""
+
+    notices: Mapping[int, int]
+    """App number to the notice that it was given."""
+    awaited: frozenset[int]
+    """The apps of which no last answer has come."""
+
+
+@dataclass(frozen=True, slots=True)
 class Departed:
     """What a program that left in mid-episode had been told, by domain, and its trust: it may come back."""
 
@@ -128,6 +138,8 @@ class State:
     """App number to how it kept its word: above 0 it did, below it did not, absent is 0."""
     simulations: Mapping[int, Simulation] = field(default_factory=dict)
     departed: Mapping[Identity, Departed] = field(default_factory=dict)
+    announced: Mapping[int, Announced] = field(default_factory=dict)
+    """By number of the announcement."""
     next_notice: int = 1
     next_kill: int = 1
     next_episode: int = 1

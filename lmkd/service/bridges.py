@@ -15,9 +15,11 @@ from typing import Protocol
 
 import trio
 
+import lmkd
 from lmkd.config import Config
 from lmkd.kernel.interface import Kernel
 from lmkd.policy.actions import Action
+from lmkd.policy.events import Event
 from lmkd.service.listening import SocketError, bind_socket, remove_socket
 
 log = logging.getLogger("lmkd")
@@ -99,6 +101,10 @@ class Grounds:
     socket_path: str
     """Where our own protocol is spoken, or would be."""
     is_session: bool
+    feed: Callable[[Event], None]
+    """Gives the heart what a bridge has heard, once it beats."""
+    hook_folder: str
+    """Where systemd-oomd looks for its hooks."""
 
 
 def open_bridges(grounds: Grounds) -> Bridges:
@@ -107,6 +113,7 @@ def open_bridges(grounds: Grounds) -> Bridges:
     makers: list[tuple[str, bool, Callable[[Grounds], Bridge]]] = [
         ("low_memory_monitor", interop.low_memory_monitor, _low_memory_monitor),
         ("memory_pressure", interop.memory_pressure, _memory_pressure),
+        ("prekill_hook", interop.prekill_hook, _prekill_hook),
     ]
     bridges: list[Bridge] = []
     lacking: list[tuple[str, str]] = []
@@ -144,6 +151,32 @@ def _memory_pressure(grounds: Grounds) -> Bridge:
 
     rest_s = grounds.config.settings.rest_us / 1_000_000
     return MemoryPressure(listener, path, cgroup_of, rest_s, removed)
+
+
+def _prekill_hook(grounds: Grounds) -> Bridge:
+    from lmkd.interop.prekill_hook import PrekillHook, find_believed, is_called
+
+    if grounds.is_session:
+        raise Lacking("systemd-oomd's hooks are for the system's daemon: without --session")
+    folder = grounds.hook_folder
+    if not os.path.isdir(os.path.dirname(folder)):
+        raise Lacking(f"systemd is not here: there is no {os.path.dirname(folder)}")
+    listener, removed = _bind(os.path.join(folder, "lmkd"))
+    if not is_called():
+        log.warning(
+            "interop.prekill_hook: oomd.conf sets no PrekillHookTimeoutSec=: systemd-oomd (260) will not call"
+        )
+    timeout_us = grounds.config.interop.prekill_timeout_us
+    kernel = grounds.kernel
+    return PrekillHook(
+        listener,
+        grounds.feed,
+        kernel.now_us,
+        timeout_us,
+        find_believed(),
+        removed,
+        lmkd.__version__,
+    )
 
 
 def _bind(path: str) -> tuple[socket.socket, Callable[[], None]]:

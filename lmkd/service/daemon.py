@@ -23,6 +23,7 @@ from lmkd.kernel.heap import return_large_blocks
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.kernel.rehearsed import RehearsedKernel
+from lmkd.policy.events import Event
 from lmkd.replay.recording import encode_recording
 from lmkd.service.bridges import Bridges, Grounds, open_bridges
 from lmkd.service.executor import Hand
@@ -37,6 +38,8 @@ from lmkd.service.server import Credentials
 log = logging.getLogger("lmkd")
 
 OWN_OOM_SCORE_ADJ = -1000
+HOOK_FOLDER = "/run/systemd/oomd.prekill.hook"
+"""Of systemd 260 (oomd.conf(5), PREKILL EVENT)."""
 
 
 def settle_down(kernel: Kernel) -> None:
@@ -99,6 +102,8 @@ class Daemon:
     """Done once, when all the rest is ready."""
     session: Session | None = None
     """What is different for one user's session; None: this is the system's daemon."""
+    hook_folder: str = HOOK_FOLDER
+    """Where systemd-oomd looks for its hooks."""
     rehearses: bool = True
     """Whether an episode is played at the start, so that the first real one finds its code in memory."""
 
@@ -120,7 +125,8 @@ class Daemon:
             leaving.callback(clerk.finish)
             leaving.callback(hand.finish)
             async with trio.open_nursery() as nursery:
-                bridges = open_bridges(self._grounds())
+                # What a bridge has heard comes only once it runs, and then there are parts.
+                bridges = open_bridges(self._grounds(lambda event: parts.engine.feed(event)))
                 leaving.callback(bridges.close)
                 parts = Parts(self, nursery, journal, hand, clerk, bridges)
                 leaving.callback(parts.leave)
@@ -146,9 +152,15 @@ class Daemon:
                 log.info("lmkd %s ready, listening at %s", lmkd.__version__, place)
                 notify_manager("READY=1")
 
-    def _grounds(self) -> Grounds:
-        path = self.socket_path or self.config.socket
-        return Grounds(self.config, self.kernel, path, is_session=self.session is not None)
+    def _grounds(self, feed: Callable[[Event], None]) -> Grounds:
+        return Grounds(
+            self.config,
+            self.kernel,
+            self.socket_path or self.config.socket,
+            self.session is not None,
+            feed,
+            self.hook_folder,
+        )
 
     async def _rehearse(self, hand: Hand, clerk: Hand) -> None:
         """Play an episode with parts like ours, on a kernel in which nothing happens; whatever fails, we go on."""

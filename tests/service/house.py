@@ -233,6 +233,7 @@ async def running(
     load: Callable[[], Config] | None = None,
     registered: set[tuple[int, int]] | None = None,
     rehearses: bool = False,
+    hooks: str = "hooks",
 ) -> AsyncIterator[House]:
     """Run a daemon for as long as the block lasts, then have it leave as SIGTERM would."""
     kernel = kernel or SimulatedKernel()
@@ -249,6 +250,7 @@ async def running(
         credentials=read_bound_credentials,
         make_hand=PromptHand,
         prepare=prepare,
+        hook_folder=str(tmp_path / hooks),
         rehearses=rehearses,
     )
     house = House(kernel, path, daemon)
