@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,14 @@ LOOKS_APART_S = 0.005
 class RealDaemon:
     """`python -m lmkd` on simulated memory, with nothing of this machine's configuration or history."""
 
-    def __init__(self, folder: Path, size: str = SIZE, configuration: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: str = SIZE,
+        configuration: str = "",
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self._arguments = arguments
         self.socket = str(folder / "socket")
         self._folder = folder
         self._size = size
@@ -37,6 +44,7 @@ class RealDaemon:
                     *("-m", "lmkd", "--simulated", self._size, "--socket", self.socket),
                     *("--state-dir", self._folder / "state"),
                     *("--config", self._folder / "lmkd.toml"),
+                    *self._arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

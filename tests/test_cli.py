@@ -56,6 +56,18 @@ CASES = (
         out=(f'ExecStart="{sys.executable}" -m lmkd\n', "MemoryMin=", "WatchdogSec="),
     ),
     Case(
+        "a policy for the message bus",
+        ("--print-dbus-policy",),
+        0,
+        out=('<allow own="org.freedesktop.LowMemoryMonitor"/>', "</busconfig>\n"),
+    ),
+    Case(
+        "a service for the message bus",
+        ("--print-dbus-service",),
+        0,
+        out=("Name=org.freedesktop.LowMemoryMonitor\n", "SystemdService=lmkd.service\n"),
+    ),
+    Case(
         "a session has no unit of the system's",
         ("--print-unit", "--session"),
         2,

@@ -20,6 +20,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from jeepney import (
+    DBusAddress,
+    HeaderFields,
+    Introspectable,
+    MessageType,
+    Properties,
+    new_signal,
+)
+from jeepney.bus_messages import message_bus
 from lmkd_proto import (
     ClientConnection,
     Error,
@@ -37,6 +46,9 @@ from lmkd_proto import (
 import lmkd.kernel
 from lmkd.config import ConfigError, load_config
 from lmkd.config.layers import parse_layer
+from lmkd.interop import bus, low_memory_monitor, varlink
+from lmkd.interop.low_memory_monitor import answer_call
+from lmkd.interop.pressure_listeners import parse_threshold
 from lmkd.kernel.files import MalformedKernelFile
 from lmkd.kernel.inotify import DirectoryEvent, Inotify
 from lmkd.kernel.parse import parse_flat_keyed
@@ -492,6 +504,61 @@ def kernel_targets() -> Iterator[Target]:
     yield Target("probe", _take_root, (), seeds, 0.25)
 
 
+# --- what others say in protocols of theirs --------------------------------------------------------------------
+
+
+def _take_bus(content: bytes) -> object:
+    """Take what comes over a message bus: each call in it gets an answer that can be sent."""
+    return [
+        answer_call(message).serialise(1)
+        for message in bus.Framing().receive(content)
+        if message.header.message_type is MessageType.method_call
+    ]
+
+
+def bus_messages() -> tuple[bytes, ...]:
+    monitor = DBusAddress(low_memory_monitor.PATH, low_memory_monitor.NAME)
+    asked = Properties(DBusAddress(monitor.object_path, monitor.bus_name, monitor.bus_name))
+    calls = [
+        Introspectable(monitor.object_path, monitor.bus_name).Introspect(),
+        asked.get_all(),
+        asked.get("Level"),
+        asked.set("Level", "y", 7),
+        message_bus.ListNames(),
+        new_signal(asked.obj, "LowMemoryWarning", "y", (50,)),
+    ]
+    for number, call in enumerate(calls):
+        call.header.fields[HeaderFields.sender] = f":1.{number}"
+    return tuple(call.serialise(number + 1) for number, call in enumerate(calls))
+
+
+def _take_varlink(content: bytes) -> object:
+    calls = varlink.Framing().receive(content)
+    described = {"io.systemd.oom.Prekill": "interface io.systemd.oom.Prekill\n"}
+    return [varlink.answer_about_service(call, "1", described) for call in calls]
+
+
+VARLINK_CALLS = (
+    b'{"method":"io.systemd.oom.Prekill.Notify","parameters":{"cgroup":"/user.slice/app.scope"}}\0',
+    b'{"method":"org.varlink.service.GetInfo"}\0',
+    b'{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"a.b"},"more":true}\0',
+    b'{"method":"a.b.C","parameters":null,"oneway":true}\0{"method":"x"}\0',
+)
+
+
+def interop_targets() -> list[Target]:
+    return [
+        Target("bus", _take_bus, (bus.BusError,), bus_messages()),
+        Target("varlink", _take_varlink, (varlink.NotVarlink,), VARLINK_CALLS),
+        Target(
+            "parse_threshold",
+            parse_threshold,
+            (),
+            (b"low", b"critical\n", b"some 200000 2000000\0"),
+        ),
+    ]
+
+
 def targets() -> list[Target]:
     """Return all of them."""
     return [
@@ -500,4 +567,5 @@ def targets() -> list[Target]:
         *recording_targets(),
         *configuration_targets(),
         *kernel_targets(),
+        *interop_targets(),
     ]

@@ -10,9 +10,14 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import lmkd_client
 import pytest
+from jeepney import DBusAddress, HeaderFields, new_method_call
+
+from lmkd.interop.low_memory_monitor import answer_call
 
 from ..clients_c.programs import build, need_package
 from ..conftest import RealDaemon
@@ -163,3 +168,112 @@ def test_ours_and_the_mock_of_it_cannot_be_told_apart_on_the_bus(
         "   byte 100",
     ]
     assert "LowMemoryWarning(y level);" in describe(bus)
+
+
+# --- what may be missing ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def lmkd_on(folder: Path, *arguments: str) -> Iterator[RealDaemon]:
+    made = RealDaemon(folder, "512MiB", SWITCHED_ON, arguments)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.end(signal.SIGKILL)
+
+
+def standing(daemon: RealDaemon) -> str:
+    with lmkd_client.connect(daemon.socket) as client:
+        (line,) = client.status()["interop"]
+    return str(line)
+
+
+@needs_root
+def test_a_bus_without_our_policy_is_said_with_what_would_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with message_bus(tmp_path, more="") as closed:
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", closed.address)
+        with lmkd_on(tmp_path) as daemon:
+            daemon.wait_logged(
+                f"interop.low_memory_monitor: the bus does not let us own {NAME}: it wants the policy that"
+                " `lmkd --print-dbus-policy` prints, in /etc/dbus-1/system.d"
+            )
+            assert standing(daemon).startswith("low_memory_monitor: the bus does not let us own")
+
+
+def test_no_bus_is_said_and_everything_else_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/none")
+    with lmkd_on(tmp_path) as daemon:
+        why = f"no bus at {str(tmp_path / 'none')!r}: No such file or directory"
+        daemon.wait_logged(f"interop.low_memory_monitor: {why}")
+        assert standing(daemon) == f"low_memory_monitor: {why}"
+
+
+def test_without_jeepney_it_is_said_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jeepney.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with lmkd_on(tmp_path) as daemon:
+        why = "it takes jeepney, which is not installed: pip install 'lmkd[dbus]'"
+        assert f"interop.low_memory_monitor: {why}" in daemon.wait_logged("ready")
+        assert standing(daemon) == f"low_memory_monitor: {why}"
+
+
+def test_a_session_leaves_the_systems_bus_to_the_systems_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with lmkd_on(tmp_path, "--session") as daemon:
+        daemon.wait_logged(
+            "interop.low_memory_monitor: the system's bus is for the system's daemon: without --session"
+        )
+
+
+@needs_root
+def test_a_name_that_another_has_is_taken_over_when_that_leaves(
+    bus: MessageBus, tmp_path: Path, glib_monitor: Path
+) -> None:
+    """Two daemons that both want it stand for low-memory-monitor and lmkd."""
+    first_folder = tmp_path / "first"
+    first_folder.mkdir()
+    with lmkd_on(tmp_path) as second:
+        second.wait_logged(ON_THE_BUS)
+        second.end()
+        with lmkd_on(first_folder) as first:
+            first.wait_logged(ON_THE_BUS)
+            second.start()
+            told = second.wait_logged(f"{NAME} belongs to pid")
+            assert told.endswith("; ours when that leaves\n")
+            with run_filler(second.socket) as filler:
+                filler.ask("468", "holding 468")
+                first.end()
+                second.wait_logged(ON_THE_BUS)
+                with listening(glib_monitor) as program:
+                    program.expect("warning 100")
+
+
+@pytest.mark.parametrize(
+    ("path", "interface", "member", "answer"),
+    [
+        (PATH, "org.freedesktop.DBus.Peer", "Ping", "()"),
+        ("/", "org.freedesktop.DBus.Introspectable", "Introspect", '<node name="org"/>'),
+        ("/org", "org.freedesktop.DBus.Introspectable", "Introspect", '<node name="freedesktop"/>'),
+        ("/other", "org.freedesktop.DBus.Introspectable", "Introspect", "UnknownObject"),
+        (PATH, NAME, "LowMemoryWarning", "UnknownMethod"),
+        (PATH, "org.freedesktop.DBus.Properties", "Get", "UnknownMethod"),
+    ],
+)
+def test_what_is_asked_is_answered_as_by_any_object(
+    path: str, interface: str, member: str, answer: str
+) -> None:
+    call = new_method_call(DBusAddress(path, NAME, interface), member)
+    call.header.serial = 7
+    reply = answer_call(call)
+    said = f"{reply.header.fields.get(HeaderFields.error_name, '')}{reply.body}"
+    assert reply.header.fields[HeaderFields.reply_serial] == 7
+    assert answer in said
