@@ -6,12 +6,12 @@ Each check starts the program anew. Whether it took a message shows in its answe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from lmkd_proto.conformance.checks import Check
 from lmkd_proto.conformance.findings import Findings, Outcome
 from lmkd_proto.conformance.host import PRESSURE, Heard, Host, Visitor, notice, reply
-from lmkd_proto.conformance.peer import EndedError, SilenceError
+from lmkd_proto.conformance.peer import EndedError
 from lmkd_proto.conformance.rules import CLIENT_RULES
 from lmkd_proto.conformance.words import fill, frame, malformed, pack, spread
 from lmkd_proto.values import MAX_FRAME_BYTES, MAX_ITEMS
@@ -26,14 +26,6 @@ _APART_S = 0.1
 
 class NoAppError(Exception):
     """The program does not register, so it cannot be asked for anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Something to look at, and the rules that are broken where nothing is to be seen."""
-
-    numbers: str
-    look: Callable[[Host], None]
 
 
 def _settle(host: Host, visitor: Visitor | None = None) -> Visitor:
@@ -233,16 +225,14 @@ CHECKS = (
 
 
 def look_at_client(
-    command: Sequence[str], patience_s: float, checks: Sequence[Check] = CHECKS
+    command: Sequence[str], patience_s: float, checks: Sequence[Check[Host]] = CHECKS
 ) -> list[Outcome]:
     """Return what became of each rule for clients. OSError where the program cannot be started."""
     findings = Findings(CLIENT_RULES)
     for check in checks:
         with Host(command, findings, patience_s) as host:
             try:
-                check.look(host)
+                check.run(host, findings)
             except NoAppError:
                 findings.miss(check.numbers, "the program does not register")
-            except (EndedError, SilenceError) as error:
-                findings.expect(check.numbers, False, f"{check.look.__name__.strip('_')}: {error}")
     return findings.outcomes()

@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Sequence
 
 from lmkd_proto.conformance import levels, server
+from lmkd_proto.conformance.checks import Check
 from lmkd_proto.conformance.client import look_at_client
 from lmkd_proto.conformance.findings import BROKEN, HOLDS, NOT_SEEN, Findings, Outcome
-from lmkd_proto.conformance.peer import EndedError, SilenceError
 from lmkd_proto.conformance.rules import SERVER_RULES
 
 _EPILOG = """\
@@ -72,7 +72,7 @@ SERVER_CHECKS = (*server.CHECKS, *levels.CHECKS)
 
 
 def look_at_server(
-    path: str, patience_s: float, checks: Sequence[server.Check] = SERVER_CHECKS
+    path: str, patience_s: float, checks: Sequence[Check[server.Stage]] = SERVER_CHECKS
 ) -> list[Outcome]:
     """Return what became of each rule for servers. OSError where nobody can connect."""
     findings = Findings(SERVER_RULES)
@@ -80,9 +80,7 @@ def look_at_server(
     for check in checks:
         stage = server.Stage(path, findings, patience_s)
         try:
-            check.look(stage)
-        except (EndedError, SilenceError, OSError) as error:
-            findings.expect(check.numbers, False, f"{check.look.__name__.strip('_')}: {error}")
+            check.run(stage, findings, broken_by=(OSError,))
         finally:
             stage.close()
     return findings.outcomes()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from lmkd_proto.answers import Error, KillWarning, Notice, Ok, Pressure
+from lmkd_proto.conformance.checks import Check
 from lmkd_proto.conformance.peer import Peer, show
-from lmkd_proto.conformance.server import Check, Stage, is_error
+from lmkd_proto.conformance.server import Stage, is_error
 
 _LONG_MS = 60_000
 _SHORT_MS = 200

@@ -6,10 +6,8 @@ end of a connection that was to go on, breaks the rules that it is about.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from lmkd_proto.answers import Error, Ok, Welcome
+from lmkd_proto.conformance.checks import Check
 from lmkd_proto.conformance.findings import Findings
 from lmkd_proto.conformance.peer import Peer, show
 from lmkd_proto.conformance.words import (
@@ -60,14 +58,6 @@ class Stage:
         """Let all peers leave."""
         for peer in self._peers:
             peer.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Something to look at, and the rules that are broken where nothing is to be seen."""
-
-    numbers: str
-    look: Callable[[Stage], None]
 
 
 def is_error(message: Message | UnknownMessage | None, code: str) -> bool:
