@@ -1,0 +1,1 @@
+"""One episode, five programs: each in its own language, each asked, each credited."""
