@@ -78,6 +78,9 @@ class SendSignal:
     kill: int
     victim: Victim
     signal: Signal
+    reason: str = ""
+    time_to_exit_us: int = 0
+    """How long it has from SIGTERM to SIGKILL as things stand; it may become less."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def advance_kill(turn: Turn, domain: DomainState) -> DomainState:
             if _became_system(turn, kill.victim):
                 turn.act(ReleaseVictim(domain.domain, kill.kill))
                 return _end_in_failure(turn, domain, kill, "its class became system meanwhile")
-            turn.act(SendSignal(domain.domain, kill.kill, kill.victim, Signal.KILL))
+            turn.act(SendSignal(domain.domain, kill.kill, kill.victim, Signal.KILL, kill.reason))
             turn.record(domain, "signal", {"kill": kill.kill, "signal": Signal.KILL.value})
             return replace(domain, in_flight=replace(kill, sigkill_sent_us=now_us))
     elif _is_stuck(turn, domain, kill.victim, kill.sigkill_sent_us):
@@ -293,7 +293,7 @@ def _start_kill(
     for app in candidate.apps:
         domain = _end_grace(turn, domain, app, judgement)
         turn.act(WarnKill(app, judgement.reason, exit_us))
-    turn.act(SendSignal(domain.domain, number, victim, Signal.TERM))
+    turn.act(SendSignal(domain.domain, number, victim, Signal.TERM, judgement.reason, exit_us))
     return replace(domain, in_flight=kill)
 
 

@@ -18,6 +18,7 @@ import trio
 import lmkd
 from lmkd.config import Config
 from lmkd.kernel.interface import Kernel
+from lmkd.model import Process
 from lmkd.policy.actions import Action
 from lmkd.policy.events import Event
 from lmkd.service.listening import SocketError, bind_socket, remove_socket
@@ -105,6 +106,10 @@ class Grounds:
     """Gives the heart what a bridge has heard, once it beats."""
     hook_folder: str
     """Where systemd-oomd looks for its hooks."""
+    do: Callable[[Callable[[], object]], None]
+    """Has a thread do what may block."""
+    parent_of: Callable[[int], Process | None]
+    """The parent of a process, where that is known; nothing is read for it."""
 
 
 def open_bridges(grounds: Grounds) -> Bridges:
@@ -114,6 +119,7 @@ def open_bridges(grounds: Grounds) -> Bridges:
         ("low_memory_monitor", interop.low_memory_monitor, _low_memory_monitor),
         ("memory_pressure", interop.memory_pressure, _memory_pressure),
         ("prekill_hook", interop.prekill_hook, _prekill_hook),
+        ("desktop_notices", interop.desktop_notices, _desktop_notices),
     ]
     bridges: list[Bridge] = []
     lacking: list[tuple[str, str]] = []
@@ -187,3 +193,21 @@ def _bind(path: str) -> tuple[socket.socket, Callable[[], None]]:
         raise Lacking(str(error)) from None
     inode = os.stat(path).st_ino
     return listener, lambda: remove_socket(path, inode)
+
+
+def _desktop_notices(grounds: Grounds) -> Bridge:
+    if not grounds.is_session:
+        raise Lacking("a desktop is one user's: it takes `lmkd --session`")
+    try:
+        from lmkd.interop.bus import session_address
+        from lmkd.interop.desktop_entries import Entries, applications_dirs, languages
+        from lmkd.interop.desktop_notices import DesktopNotices
+    except ImportError:
+        raise Lacking(NO_JEEPNEY) from None
+    address = session_address()
+    if address is None:
+        raise Lacking(
+            "there is no session bus: $DBUS_SESSION_BUS_ADDRESS is not set, nor is there a $XDG_RUNTIME_DIR/bus"
+        )
+    entries = Entries(applications_dirs(os.environ), languages(os.environ))
+    return DesktopNotices(address, entries, grounds.do, grounds.parent_of)

@@ -23,6 +23,7 @@ from lmkd.kernel.heap import return_large_blocks
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.kernel.rehearsed import RehearsedKernel
+from lmkd.model import Process
 from lmkd.policy.events import Event
 from lmkd.replay.recording import encode_recording
 from lmkd.service.bridges import Bridges, Grounds, open_bridges
@@ -125,8 +126,13 @@ class Daemon:
             leaving.callback(clerk.finish)
             leaving.callback(hand.finish)
             async with trio.open_nursery() as nursery:
-                # What a bridge has heard comes only once it runs, and then there are parts.
-                bridges = open_bridges(self._grounds(lambda event: parts.engine.feed(event)))
+                # What a bridge has heard or asks comes only once it runs, and then there are parts.
+                grounds = self._grounds(
+                    clerk,
+                    lambda event: parts.engine.feed(event),
+                    lambda pid: parts.parent_of(pid),
+                )
+                bridges = open_bridges(grounds)
                 leaving.callback(bridges.close)
                 parts = Parts(self, nursery, journal, hand, clerk, bridges)
                 leaving.callback(parts.leave)
@@ -152,7 +158,12 @@ class Daemon:
                 log.info("lmkd %s ready, listening at %s", lmkd.__version__, place)
                 notify_manager("READY=1")
 
-    def _grounds(self, feed: Callable[[Event], None]) -> Grounds:
+    def _grounds(
+        self,
+        clerk: Hand,
+        feed: Callable[[Event], None],
+        parent_of: Callable[[int], Process | None],
+    ) -> Grounds:
         return Grounds(
             self.config,
             self.kernel,
@@ -160,6 +171,8 @@ class Daemon:
             self.session is not None,
             feed,
             self.hook_folder,
+            clerk.do,
+            parent_of,
         )
 
     async def _rehearse(self, hand: Hand, clerk: Hand) -> None:

@@ -14,10 +14,11 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import trio
+from lmkd_proto import Killed
 
 from lmkd.config import Config, ConfigError, Interop
 from lmkd.kernel.locked import return_freed_memory
-from lmkd.model import SYSTEM_DOMAIN, Process
+from lmkd.model import SYSTEM_DOMAIN, Process, Unit, Victim
 from lmkd.policy import actions, events, heart
 from lmkd.policy.settings import DomainPolicy, Settings
 from lmkd.replay.recorder import Recorder, Segment
@@ -87,7 +88,13 @@ class Parts:
         )
         self._read_us = kernel.now_us()
         session = daemon.session
-        self.relay = None if session is None else Relay(session.system_socket, self.engine.feed)
+        self.relay = (
+            None
+            if session is None
+            else Relay(
+                session.system_socket, self.engine.feed, hear_killed=self.hear_of_system_kill
+            )
+        )
         self.questions = Questions(
             engine=self.engine,
             kernel=kernel,
@@ -198,6 +205,34 @@ class Parts:
             problem = return_freed_memory()
             if problem is not None:
                 log.warning("memory is not locked any more: %s", problem)
+
+    def hear_of_system_kill(self, word: Killed) -> None:
+        """The system's daemon has ended somebody: where that was this user's, the bridges hear of it as of ours.
+
+        Of a cgroup as a whole it says no pid, so whose that was is not known.
+        """
+        known, session = self.roll.recall(word.pid), self._daemon.session
+        if session is None or known is None or known.process.uid != session.uid:
+            return
+        process, app = known.process, known.app
+        log.info("the system's lmkd has ended %s (pid %d): %s", word.name, word.pid, word.reason)
+        victim = Victim(
+            process.pid,
+            process.start_ticks,
+            process.comm if app is None else app.name,
+            known.classed.app_class if app is None else app.app_class,
+            known.classed.why if app is None else "registered",
+            word.freed_bytes // 1024,
+            Unit.PROCESS,
+            process.cgroup,
+        )
+        self.bridges.take(actions.ReportKilled(word.domain, victim, word.reason, victim.size_kib))
+
+    def parent_of(self, pid: int) -> Process | None:
+        """Return the parent of a process, as far as the roll has it."""
+        known = self.roll.recall(pid)
+        parent = None if known is None else self.roll.recall(known.process.ppid)
+        return None if parent is None else parent.process
 
     def _in_episode(self) -> bool:
         return any(domain.episode is not None for domain in self.engine.state.domains.values())

@@ -2,7 +2,8 @@
 
 It is a client like any other, by the protocol alone. As long as it is heard, the level of the system is its word;
 when it goes, we judge for ourselves again, and look for it once in a while. One that says nothing for a while is asked
-something; if it does not answer either, it is as good as gone.
+something; if it does not answer either, it is as good as gone. Whom it has ended is told on; whose that was is not
+known here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lmkd_proto import (
     ClientConnection,
     Error,
     Hello,
+    Killed,
     Pressure,
     RemoteProtocolError,
     Subscribe,
@@ -47,10 +49,15 @@ class Relay:
         path: str,
         feed: Callable[[LevelRelayed], None],
         credentials: Callable[[socket.socket], tuple[int, int]] = read_credentials,
+        hear_killed: Callable[[Killed], None] = lambda word: None,
     ) -> None:
-        """`credentials` says which process is at the other end: it may be this one, which is nothing to relay."""
+        """`credentials` says which process is at the other end: it may be this one, which is nothing to relay.
+
+        `hear_killed` is told whom that daemon has ended, whoever's it was.
+        """
         self._path = path
         self._feed = feed
+        self._hear_killed = hear_killed
         self._credentials = credentials
         self.heard = False
         """Whether it is being heard now."""
@@ -107,6 +114,8 @@ class Relay:
                 for event in connection.receive(chunk):
                     if isinstance(event, Pressure):
                         self._take(event)
+                    elif isinstance(event, Killed):
+                        self._hear_killed(event)
                     elif isinstance(event, Error):
                         return event.message
                     elif isinstance(event, Bye):

@@ -47,6 +47,9 @@ NEW_LOOKED_AT = 30
 """Of those that are not known when small ones are wanted, for a kill; of children GLANCES times as many, enough to
 see a bomb. Each look costs the kernel a page now and then: to get those for 500 took 2 to 5 s (the arena)."""
 
+GONE_KEPT = 64
+"""Of the session's own that have ended: a kill by the system's daemon is heard of after the end."""
+
 Identity = tuple[int, int]
 
 
@@ -84,6 +87,8 @@ class Roll:
         self._now_us = now_us
         self.scope = scope
         self.known: dict[int, Known] = {}
+        self._gone: dict[int, Known] = {}
+        """In a session the user's own that have ended, the latest last."""
         self._kernel_threads: set[int] = set()
         """Pids that are nobody's to judge. Else they are newcomers after every look at all, for no scan has them: in
         the arena's bomb, soon after the start, lmkd read 45 of them before the first of its 400 children."""
@@ -224,6 +229,15 @@ class Roll:
         if known is not None:
             self._projection.forget(known.identity)
             self._count_together(known.classed, known.process.cgroup, -1)
+            if known.process.uid == self._settings.own_uid:
+                self._gone.pop(pid, None)
+                self._gone[pid] = known
+                if len(self._gone) > GONE_KEPT:
+                    del self._gone[next(iter(self._gone))]
+
+    def recall(self, pid: int) -> Known | None:
+        """Return a process that is known, or in a session was until lately; nothing is read."""
+        return self.known.get(pid) or self._gone.get(pid)
 
     # --- looking -----------------------------------------------------------------------------------------
 
