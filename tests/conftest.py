@@ -23,14 +23,16 @@ class RealDaemon:
     def __init__(
         self,
         folder: Path,
-        size: str = SIZE,
+        size: str | None = SIZE,
         configuration: str = "",
         arguments: Sequence[str] = (),
     ) -> None:
-        self._arguments = arguments
+        """`size` None: on the real memory."""
         self.socket = str(folder / "socket")
         self._folder = folder
-        self._size = size
+        self._arguments = list(arguments)
+        if size is not None:
+            self._arguments += ["--simulated", size]
         self._log = folder / "log"
         (folder / "lmkd.toml").write_text(configuration)
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,10 +43,9 @@ class RealDaemon:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    *("-m", "lmkd", "--simulated", self._size, "--socket", self.socket),
+                    *("-m", "lmkd", *self._arguments, "--socket", self.socket),
                     *("--state-dir", self._folder / "state"),
                     *("--config", self._folder / "lmkd.toml"),
-                    *self._arguments,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

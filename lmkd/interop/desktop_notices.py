@@ -105,7 +105,7 @@ class DesktopNotices:
 
     def _note_ready(self) -> None:
         if self.standing != _READY:
-            self._failure, self.standing = None, _READY
+            self.standing = _READY
             log.info("interop.%s: %s", self.key, self.standing)
 
     def _serve(self, message: Message) -> None:
@@ -117,6 +117,7 @@ class DesktopNotices:
         if told == ("org.freedesktop.DBus", "NameOwnerChanged") and message.body[0] == NAME:
             self._shown = (0, 0)  # the number was the former one's
             if message.body[2]:
+                self._failure = None
                 self._note_ready()
                 self._changed.set()
             else:
@@ -197,6 +198,7 @@ class DesktopNotices:
             message = self._notify(words, reads_markup="body-markup" in able)
             (shown,) = await bus.call(message)
             self._shown, self._said = (number, shown), (number, words)
+            self._failure = None  # not before: one that is there and silent is said once
             self._note_ready()
 
     async def _withdraw(self, bus: Bus) -> None:

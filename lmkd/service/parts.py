@@ -18,7 +18,7 @@ from lmkd_proto import Killed
 
 from lmkd.config import Config, ConfigError, Interop
 from lmkd.kernel.locked import return_freed_memory
-from lmkd.model import SYSTEM_DOMAIN, Process, Unit, Victim
+from lmkd.model import SYSTEM_DOMAIN, AppClass, Process, Unit, Victim
 from lmkd.policy import actions, events, heart
 from lmkd.policy.settings import DomainPolicy, Settings
 from lmkd.replay.recorder import Recorder, Segment
@@ -214,14 +214,16 @@ class Parts:
         known, session = self.roll.recall(word.pid), self._daemon.session
         if session is None or known is None or known.process.uid != session.uid:
             return
-        process, app = known.process, known.app
         log.info("the system's lmkd has ended %s (pid %d): %s", word.name, word.pid, word.reason)
+        process, app = known.process, known.app
+        # It may have registered there, or here; who says that the user would miss it is right.
+        own_class = known.classed.app_class if app is None else app.app_class
         victim = Victim(
             process.pid,
             process.start_ticks,
-            process.comm if app is None else app.name,
-            known.classed.app_class if app is None else app.app_class,
-            known.classed.why if app is None else "registered",
+            word.name if app is None else app.name,
+            max(own_class, AppClass[word.app_class.upper()]),
+            "the system's lmkd",
             word.freed_bytes // 1024,
             Unit.PROCESS,
             process.cgroup,

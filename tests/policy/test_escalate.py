@@ -95,6 +95,17 @@ def test_an_app_is_not_killed_before_its_deadline_and_then_at_once() -> None:
     assert only(Notify, out) == []
 
 
+def test_a_signal_says_why_and_how_long_its_victim_has() -> None:
+    """A program that never registered has no other word of ours."""
+    scene = Scene()
+    scene.read(0, 40)
+    (term,) = only(SendSignal, scene.scan(0, LEAK))
+    reason = "40.0 MiB of 1000.0 MiB available"
+    assert (term.reason, term.time_to_exit_us) == (reason, 2 * SECOND)
+    (kill,) = only(SendSignal, scene.read(2000, 40))
+    assert (kill.signal.value, kill.reason, kill.time_to_exit_us) == ("SIGKILL", reason, 0)
+
+
 def test_while_a_lower_class_has_its_grace_no_higher_one_is_touched() -> None:
     """Invariant 6: to wait is the decision then."""
     scene = Scene(app(1))

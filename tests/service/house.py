@@ -25,7 +25,7 @@ from lmkd.config import Config, load_config
 from lmkd.kernel.interface import Kernel
 from lmkd.kernel.simulated import SimulatedKernel
 from lmkd.model import Level
-from lmkd.service.daemon import Daemon
+from lmkd.service.daemon import Daemon, Session
 from lmkd.service.executor import Hand
 from lmkd.service.listening import bind_socket
 from lmkd.service.parts import Parts
@@ -234,6 +234,7 @@ async def running(
     registered: set[tuple[int, int]] | None = None,
     rehearses: bool = False,
     hooks: str = "hooks",
+    session: Session | None = None,
 ) -> AsyncIterator[House]:
     """Run a daemon for as long as the block lasts, then have it leave as SIGTERM would."""
     kernel = kernel or SimulatedKernel()
@@ -252,6 +253,7 @@ async def running(
         prepare=prepare,
         hook_folder=str(tmp_path / hooks),
         rehearses=rehearses,
+        session=session,
     )
     house = House(kernel, path, daemon)
     async with trio.open_nursery() as nursery:

@@ -77,8 +77,16 @@ class Other:
 
 
 class Listening:
-    def __init__(self, relay: Relay, other: Other, fed: list[LevelRelayed], nursery: trio.Nursery):
+    def __init__(
+        self,
+        relay: Relay,
+        other: Other,
+        fed: list[LevelRelayed],
+        killed: list[wire.Killed],
+        nursery: trio.Nursery,
+    ) -> None:
         self.relay = relay
+        self.killed = killed
         self.other = other
         self.fed = fed
         self.nursery = nursery
@@ -94,13 +102,14 @@ async def listening(
 ) -> AsyncIterator[Listening]:
     path = str(tmp_path / "system")
     fed: list[LevelRelayed] = []
-    relay = Relay(path, fed.append, lambda sock: (pid, 0))
+    killed: list[wire.Killed] = []
+    relay = Relay(path, fed.append, lambda sock: (pid, 0), killed.append)
     other = Other(path, answer)
     async with trio.open_nursery() as nursery:
         if is_there:
             await nursery.start(other.serve)
         nursery.start_soon(relay.run)
-        yield Listening(relay, other, fed, nursery)
+        yield Listening(relay, other, fed, killed, nursery)
         nursery.cancel_scope.cancel()
 
 
@@ -125,6 +134,18 @@ async def test_what_is_not_of_the_system_or_not_real_is_not_relayed(
         await place.other.say(wire.Killed("system", 5, "x", "cached", "why", 0))
         await trio.sleep(1)
         assert place.levels == [Level.NORMAL]
+
+
+async def test_whom_it_has_ended_is_told_on_whoever_that_was(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    killed = wire.Killed("system", 5, "x", "cached", "why", 4096)
+    async with listening(tmp_path) as place:
+        await trio.sleep(1)
+        await place.other.say(word("critical"), killed, word("low"))
+        await trio.sleep(1)
+        assert place.killed == [killed]
+        assert place.levels == [Level.NORMAL, Level.CRITICAL, Level.LOW]
 
 
 async def test_when_it_goes_we_judge_for_ourselves_and_look_for_it_again(
