@@ -13,21 +13,22 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import trio
 from lmkd_client import blocking
 
-from lmkd.config import Interop
+from lmkd.config import Interop, load_config
 from lmkd.interop import bus as bus_module
 from lmkd.interop import desktop_notices
 from lmkd.interop.desktop_entries import Entries
 from lmkd.interop.desktop_notices import CRITICAL, NAME, NORMAL, DesktopNotices
+from lmkd.kernel.simulated import SimulatedKernel
 from lmkd.model import SYSTEM_DOMAIN, AppClass, Signal, Unit, Victim
 from lmkd.policy.actions import Record, ReportKilled, SendSignal
-from lmkd.service.bridges import open_bridges
+from lmkd.service.bridges import Grounds, open_bridges
 
 from ..conftest import RealDaemon
 from ..program import Program
@@ -316,15 +317,18 @@ async def test_a_bus_that_is_started_anew_is_found_again(
 
 
 def lacking(*, is_session: bool = True) -> list[str]:
-    bridges = open_bridges(
-        Interop(desktop_notices=True),
+    config = replace(load_config([]), interop=Interop(desktop_notices=True))
+    grounds = Grounds(
+        config,
+        SimulatedKernel(),
+        "/run/lmkd/socket",
         is_session=is_session,
         feed=lambda event: None,
         hook_folder="/nowhere",
         do=lambda work: None,
         parent_of=lambda pid: None,
     )
-    return bridges.describe()
+    return open_bridges(grounds).describe()
 
 
 def test_what_it_takes_is_named_at_the_start(

@@ -37,6 +37,9 @@ class Ear:
     async def run(self) -> None:
         await trio.sleep_forever()
 
+    def close(self) -> None:
+        pass
+
 
 @asynccontextmanager
 async def session(tmp_path: Path) -> AsyncIterator[tuple[House, Ear]]:
