@@ -182,13 +182,12 @@ class Entries:
         self._known = known
 
     def read(self, ids: Iterable[str]) -> None:
-        """Read one of these that is not known: it may have been installed since."""
-        for each in ids:
-            for directory in self._dirs:
-                entry = self._read(directory / f"{each}{SUFFIX}") if _is_id(each) else None
-                if entry is not None and len(self._known) < ENTRIES_MOST:
-                    self._known = {**self._known, each: entry}
-                    return
+        """Read those of these that there are: they may have been installed since."""
+        for each in filter(_is_id, ids):
+            found = (self._read(directory / f"{each}{SUFFIX}") for directory in self._dirs)
+            entry = next((entry for entry in found if entry is not None), None)
+            if entry is not None and len(self._known) < ENTRIES_MOST:
+                self._known = {**self._known, each: entry}
 
     def _read(self, path: Path) -> Entry | None:
         try:

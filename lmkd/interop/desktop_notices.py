@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_method_call
@@ -23,12 +23,13 @@ from jeepney.bus_messages import MatchRule, message_bus
 
 from lmkd.interop.bus import Bus, BusError, keep_on_bus
 from lmkd.interop.desktop_entries import Entries
-from lmkd.interop.losses import Losses
+from lmkd.interop.losses import STALE_S, Losses
 from lmkd.interop.notice_words import Words, escape_markup
 from lmkd.model import Process
 from lmkd.policy.actions import Action
 
 log = logging.getLogger("lmkd")
+T = TypeVar("T")
 
 NAME: Final = "org.freedesktop.Notifications"
 PATH: Final = "/org/freedesktop/Notifications"
@@ -36,7 +37,6 @@ APP_NAME: Final = "Memory"
 USUAL_ICON: Final = "dialog-warning"
 CATEGORY: Final = "x-lmkd.memory"
 """The specification has none for this; one of one's own begins so."""
-STALE_S: Final = 60.0
 LOOK_UP_S: Final = 0.3
 REST_S: Final = 0.3
 """Between two messages: what happens in the meantime is said with the next."""
@@ -49,6 +49,8 @@ AS_USUAL_MS: Final = -1
 LEFT_BEHIND_MS: Final = 10_000
 """So long after the time to save a notice goes by itself, should we not be there to replace it."""
 EXIT_MOST_MS: Final = 3_600_000
+MALFORMED: Final = "lmkd.Malformed"
+"""What we call the error of a server that answers something else."""
 _SERVER = DBusAddress(PATH, bus_name=NAME, interface=NAME)
 _NO_SERVER: Final = f"nothing on the session's bus shows notices ({NAME})"
 _READY: Final = f"notices are shown by {NAME} on the session's bus"
@@ -191,15 +193,23 @@ class DesktopNotices:
         if self._losses.words() is None:
             await self._withdraw(bus)
         elif self._news() is not None:
-            (able,) = await bus.call(new_method_call(_SERVER, "GetCapabilities"))
+            able = await self._ask(bus, new_method_call(_SERVER, "GetCapabilities"), list)
             words, number = self._losses.words(), self._losses.number
             if words is None:
                 return  # taken back in this very moment, which is news by itself
             message = self._notify(words, reads_markup="body-markup" in able)
-            (shown,) = await bus.call(message)
+            shown = await self._ask(bus, message, int)
             self._shown, self._said = (number, shown), (number, words)
             self._failure = None  # not before: one that is there and silent is said once
             self._note_ready()
+
+    async def _ask(self, bus: Bus, message: Message, kind: type[T]) -> T:
+        """Call the server; return its answer, which is one value of a kind. Raises BusError, also for another."""
+        answer = await bus.call(message)
+        if len(answer) != 1 or not isinstance(answer[0], kind):
+            asked = message.header.fields[HeaderFields.member]
+            raise BusError(f"{asked}: {NAME} does not answer as it should", MALFORMED)
+        return answer[0]
 
     async def _withdraw(self, bus: Bus) -> None:
         """Take back what was said of somebody who is not closed after all."""

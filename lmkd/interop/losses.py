@@ -22,6 +22,8 @@ from lmkd.policy.actions import Action, Record, ReleaseVictim, ReportKilled, Sen
 
 LOSSES_MOST: Final = 16
 TOGETHER_S: Final = 10.0
+STALE_S: Final = 60.0
+"""After this long without news it is over, whoever may still be ending: a domain that is gone says no more of it."""
 COMM_MOST: Final = 15
 """So much of a process's name the kernel keeps."""
 
@@ -152,8 +154,8 @@ class Losses:
         )
         if held.is_looked_up and not held.is_seen:
             return None
-        is_over = not any(each.is_open for each in self._held)
-        if is_over and self._now_s() - self.news_s > TOGETHER_S:
+        together_s = STALE_S if any(each.is_open for each in self._held) else TOGETHER_S
+        if self._now_s() - self.news_s > together_s:
             self.start_anew()
         self._held.append(held)
         self._fold()

@@ -48,6 +48,7 @@ class NoticeServer:
     capabilities: tuple[str, ...] = ("body", "body-markup")
     answers: bool = True
     refuses: bool = False
+    is_sane: bool = True
     shown: list[Shown] = field(default_factory=list)
     closed: list[int] = field(default_factory=list)
     asked: int = 0
@@ -77,6 +78,8 @@ class NoticeServer:
             return None
         if self.refuses:
             return new_error(message, f"{NAME}.Error.ExcessNotificationGeneration", "s", ("no",))
+        if not self.is_sane:
+            return new_method_return(message, "s", ("nonsense",))
         match message.header.fields.get(HeaderFields.member):
             case "GetCapabilities":
                 return new_method_return(message, "as", (list(self.capabilities),))

@@ -216,8 +216,9 @@ def test_what_was_installed_since_is_read_when_it_is_asked_for(home: Path) -> No
     found = entries(home)
     found.read_all()
     write(home / "system", "new", "New")
-    found.read(("none", "new"))
-    assert name_of(found, "new") == "New"
+    write(home / "home", "newer", "Newer")
+    found.read(("none", "new", "newer"))
+    assert [name_of(found, each) for each in ("none", "new", "newer")] == [None, "New", "Newer"]
 
 
 def test_no_id_leads_out_of_the_directories(home: Path) -> None:

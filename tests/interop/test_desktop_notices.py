@@ -253,6 +253,9 @@ async def test_old_news_are_not_told_to_a_server_that_comes(
         await until(lambda: place.bridge.standing == NO_SERVER)
         place.later_s = desktop_notices.STALE_S + 1
         await place.nursery.start(place.server.run)
+        await until(lambda: "shown by" in place.bridge.standing)
+        await trio.sleep(0.05)
+        assert place.server.shown == []
         place.bridge.take(ended(victim(11, "other")))
         await place.shown(1)
     assert [each.summary for each in place.server.shown] == ["other was closed"]
@@ -295,6 +298,19 @@ async def test_a_server_that_refuses_or_is_silent_is_said_once_and_asked_again(
         place.server.answers = True
         await place.shown(1)
     assert place.server.shown[0].summary == "notes was closed"
+
+
+async def test_a_server_that_answers_nonsense_is_asked_again_and_ends_nothing(
+    session_bus: MessageBus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with desktop(session_bus, tmp_path) as place:
+        place.server.is_sane = False
+        place.bridge.take(term(victim()))
+        await until(lambda: place.server.asked >= 3)
+        assert caplog.text.count("does not answer as it should") == 1
+        place.server.is_sane = True
+        await place.shown(1)
+    assert place.server.shown[0].summary == "notes is being closed"
 
 
 async def test_a_bus_that_is_started_anew_is_found_again(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmkd.interop.desktop_entries import Entries
-from lmkd.interop.losses import LOSSES_MOST, TOGETHER_S, Losses
+from lmkd.interop.losses import LOSSES_MOST, STALE_S, TOGETHER_S, Losses
 from lmkd.model import SYSTEM_DOMAIN, AppClass, Level, Process, Signal, Unit, Victim
 from lmkd.policy.actions import (
     Action,
@@ -280,6 +280,9 @@ def test_a_notice_is_not_left_while_somebody_in_it_is_still_being_closed(scene: 
     scene.now_s += 5 * TOGETHER_S
     scene.take(term(victim(2, "b"), 2))
     assert scene.summary == "2 programs are being closed"
+    scene.now_s += STALE_S + 1
+    scene.take(term(victim(3, "c"), 3))
+    assert scene.summary == "c is being closed", "nobody has heard of the others for too long"
 
 
 @pytest.mark.parametrize("end", [ended, None])
