@@ -78,6 +78,10 @@ class Desktop:
     async def shown(self, count: int) -> None:
         await until(lambda: len(self.server.shown) >= count)
 
+    async def answered(self) -> None:
+        """Return once the bridge has the server's answer to what it said last."""
+        await until(lambda: self.bridge._said[1] is not None)
+
 
 @asynccontextmanager
 async def desktop(
@@ -268,6 +272,7 @@ async def test_a_server_that_comes_in_the_place_of_another_has_no_notice_to_repl
     async with desktop(session_bus, tmp_path) as place:
         place.bridge.take(term(victim()))
         await place.shown(1)
+        await place.answered()
         place.server.leave()
         await until(lambda: "has left" in place.bridge.standing)
         other = NoticeServer(session_bus.address)
@@ -319,6 +324,7 @@ async def test_a_bus_that_is_started_anew_is_found_again(
     async with desktop(session_bus, tmp_path) as place:
         place.bridge.take(term(victim()))
         await place.shown(1)
+        await place.answered()
         session_bus.end()
         await until(lambda: "the bus" in place.bridge.standing)
         session_bus.start()
