@@ -56,7 +56,9 @@ const LEVEL = choice(LEVELS);
 const CLASS = choice(CLASSES);
 const OWN_CLASS = choice(OWN_CLASSES);
 
-function field(key: string, kind: Kind, absent: unknown = REQUIRED): Field {
+/** Declare a key; without a default it is required. Undefined is a default too, so it cannot stand for there being none. */
+function field(key: string, kind: Kind, ...defaults: readonly unknown[]): Field {
+  const absent = defaults.length === 0 ? REQUIRED : defaults[0];
   const attribute = key === "class" ? "appClass" : key.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
   return { key, attribute, kind, absent };
 }
