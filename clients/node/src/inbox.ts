@@ -91,9 +91,6 @@ export class Inbox {
       case "killed":
         this.#killed += 1;
         return `killed ${this.#killed}`;
-      case "connected":
-      case "lost":
-        return "connection";
       case "refused":
         return `refused ${event.request} ${event.domain ?? ""}`;
       default:

@@ -158,6 +158,7 @@ export class Session {
   subscribe(domain: string, propagation: Propagation, settle: Settle<Subscribed>): void {
     const request: Request = { type: "subscribe", domain, propagation };
     checkRequest(request);
+    if (this.over !== undefined) throw this.over;
     if (this.#subscriptions.has(domain)) {
       throw new BusyClientError(`this client subscribes to '${domain}' already`);
     }
@@ -187,6 +188,7 @@ export class Session {
   /** Be an app, over this connection and those that follow. */
   register(wanted: RegisterRequest, settle: Settle<Grant>): void {
     checkRequest(wanted);
+    if (this.over !== undefined) throw this.over;
     if (this.#app !== undefined) throw new BusyClientError("this client has registered already; a client is one app");
     const app: App = { wanted };
     this.#ask(
