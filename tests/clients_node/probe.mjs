@@ -6,8 +6,7 @@ import { createInterface } from "node:readline";
 import * as lmkd from "lmkd-client";
 
 const AsyncFunction = (async () => {}).constructor;
-const state = { warnings: [] };
-process.on("warning", (warning) => state.warnings.push(String(warning)));
+const state = {};
 
 /** Take events until one of this type comes, and return it. */
 state.until = async (type, client = state.client) => {
