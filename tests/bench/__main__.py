@@ -8,6 +8,7 @@ from tests.bench.rows import Row
 
 BENCHES = (
     *("footprint", "policy_step", "rules", "broadcast", "trigger", "python_client", "client_c"),
+    "client_node",
     *("latency", "kills", "load", "hostile"),
 )
 
