@@ -204,5 +204,3 @@ def _ask(sock: socket.socket, count: int) -> list[float]:
         peer.say(Ok(ack.id, {"deadline_ms": 1000}))
         time.sleep(0.0005)  # so that it waits again, as a program does
     return took_ms
-
-

@@ -38,5 +38,7 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 def probe(app: Path, tmp_path: Path, path: str) -> Iterator[Probe]:
     """A program that has imported the client and runs what a test gives it; LMKD_SOCKET leads to `path`."""
-    with Probe(place(tmp_path, app, Path(__file__).parent / "probe.mjs", "probe.mjs"), path) as started:
+    with Probe(
+        place(tmp_path, app, Path(__file__).parent / "probe.mjs", "probe.mjs"), path
+    ) as started:
         yield started

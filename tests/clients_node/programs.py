@@ -1,6 +1,7 @@
 """Programs for Node: the client as npm would install it, built once and kept, and programs that are run line by line.
 
-Kept in .cache/node: what npm fetched, by what package.json asks for; and the package, by its sources and Node's version.
+Kept in .cache/node: what npm fetched, by what package.json asks for; and the package, by its sources and Node's
+version.
 Where this machine has no Node the tests are skipped and say so; with LMKD_VM_REQUIRED=1, as in CI, they fail.
 """
 
@@ -133,12 +134,16 @@ def place(folder: Path, app: Path, source: Path | str, name: str = "program.ts")
 
 def compiled(folder: Path, app: Path, source: Path | str, name: str = "program.ts") -> Path:
     """Put a program into a folder, hold it against the client's types, and return what is to be run."""
-    program = place(folder, app, source, name)
+    (made,) = compiled_together(folder, app, {name: source})
+    return made
+
+
+def compiled_together(folder: Path, app: Path, sources: dict[str, Path | str]) -> list[Path]:
+    """Do the same with several at once: the compiler takes some seconds, however little there is to do."""
+    programs = [place(folder, app, source, name) for name, source in sources.items()]
     strict = ("--strict", "--noUncheckedIndexedAccess", "--allowJs", "--checkJs", "--types", "node")
-    made = folder / "made"
-    run(
-        *("node", app / "node_modules" / "typescript" / "bin" / "tsc", *strict),
-        *("--target", "ES2022", "--module", "Node16", "--outDir", made, program),
-        folder=folder,
-    )
-    return made / program.with_suffix(".mjs" if program.suffix == ".mjs" else ".js").name
+    into = ("--target", "ES2022", "--module", "Node16", "--outDir", "made")
+    compiler = app / "node_modules" / "typescript" / "bin" / "tsc"
+    run("node", compiler, *strict, *into, *programs, folder=folder)
+    ends = {".ts": ".js", ".mjs": ".mjs"}
+    return [folder / "made" / f"{program.stem}{ends[program.suffix]}" for program in programs]

@@ -14,7 +14,7 @@ from lmkd_client.testing import FakeLmkd
 from ..clients.fake_daemon import PATIENCE_S
 from ..program import Program
 from ..conftest import RealDaemon
-from .programs import CLIENT, EXAMPLES, ROOT, compiled, place
+from .programs import CLIENT, EXAMPLES, ROOT, compiled, compiled_together, place
 from .test_real_daemon import needs_root, wait_for_app
 
 PAGE = (ROOT / "docs" / "clients-node.md").read_text()
@@ -28,6 +28,18 @@ STAYS = "\nsetInterval(() => {}, 1000);\n"
 LONG_MS = 600_000
 
 
+@pytest.fixture(scope="session")
+def made(app: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """All programs, held against the types and ready to be run; those of the page by what they are."""
+    sources: dict[str, Path | str] = {path.name: path for path in EXAMPLES.glob("*.mjs")}
+    for kind, blocks, end in (
+        *(("app", APPS, STAYS), ("subscriber", SUBSCRIBERS, ""), ("rehearsal", REHEARSALS, "")),
+    ):
+        sources |= {f"{kind}{number}.ts": block + end for number, block in enumerate(blocks)}
+    paths = compiled_together(tmp_path_factory.mktemp("page"), app, sources)
+    return dict(zip((Path(name).stem for name in sources), paths, strict=True))
+
+
 @pytest.fixture
 def controller(real_daemon: RealDaemon) -> Iterator[lmkd_client.Client]:
     with lmkd_client.connect() as client:
@@ -36,10 +48,9 @@ def controller(real_daemon: RealDaemon) -> Iterator[lmkd_client.Client]:
 
 @needs_root
 def test_the_cache_gives_back_what_it_is_asked_and_the_daemon_sees_it(
-    app: Path, controller: lmkd_client.Client, tmp_path: Path
+    made: dict[str, Path], controller: lmkd_client.Client
 ) -> None:
-    program = compiled(tmp_path, app, EXAMPLES / "shedding-cache.mjs", "shedding-cache.mjs")
-    with Program("node", program, "24") as cache:
+    with Program("node", made["shedding-cache"], "24") as cache:
         cache.expect("holding 24 MiB")
         before_kib = wait_for_app(controller)["size_kib"]
         controller.simulate("medium", "all", LONG_MS)
@@ -56,10 +67,9 @@ def test_the_cache_gives_back_what_it_is_asked_and_the_daemon_sees_it(
 
 @needs_root
 def test_the_watcher_says_every_level_and_survives_a_restart(
-    app: Path, controller: lmkd_client.Client, real_daemon: RealDaemon, tmp_path: Path
+    made: dict[str, Path], controller: lmkd_client.Client, real_daemon: RealDaemon
 ) -> None:
-    program = compiled(tmp_path, app, EXAMPLES / "watch-levels.mjs", "watch-levels.mjs")
-    with Program("node", program) as watcher:
+    with Program("node", made["watch-levels"]) as watcher:
         watcher.expect("system normal: .*")
         controller.simulate("low", "all", LONG_MS)
         watcher.expect(r"system low \(simulated\): .*")
@@ -86,31 +96,27 @@ def test_it_begins_with_three_lines_which_the_package_has_too() -> None:
     assert f" *     {first}\n *     {last}\n" in index
 
 
-@pytest.mark.parametrize("block", APPS, ids=range(len(APPS)))
+@pytest.mark.parametrize("number", range(len(APPS)))
 def test_every_program_has_the_right_types_registers_and_answers(
-    app: Path, tmp_path: Path, lmkd: FakeLmkd, block: str
+    made: dict[str, Path], lmkd: FakeLmkd, number: int
 ) -> None:
-    with Program("node", compiled(tmp_path, app, block + STAYS)):
-        assert lmkd.wait_app().name in block
+    with Program("node", made[f"app{number}"]):
+        assert lmkd.wait_app().name in APPS[number]
         for level in ("medium", "critical"):
             assert lmkd.notice(level, deadline_ms=PATIENCE_S * 1000).answer in ("done", "nothing")
 
 
-@pytest.mark.parametrize("block", SUBSCRIBERS)
-def test_who_subscribes_hears_every_level(
-    app: Path, tmp_path: Path, lmkd: FakeLmkd, block: str
-) -> None:
-    with Program("node", compiled(tmp_path, app, block)) as program:
+def test_who_subscribes_hears_every_level(made: dict[str, Path], lmkd: FakeLmkd) -> None:
+    with Program("node", made["subscriber0"]) as program:
         program.expect("system normal")
         lmkd.pressure("low")
         program.expect("system low")
 
 
-@pytest.mark.parametrize("block", REHEARSALS)
 def test_a_rehearsal_comes_to_its_end_and_the_program_too(
-    app: Path, tmp_path: Path, lmkd: FakeLmkd, block: str
+    made: dict[str, Path], lmkd: FakeLmkd
 ) -> None:
-    subprocess.run(["node", compiled(tmp_path, app, block)], check=True, timeout=PATIENCE_S)
+    subprocess.run(["node", made["rehearsal0"]], check=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("block", COMMON)
@@ -130,9 +136,14 @@ def test_every_error_and_every_event_that_is_listed_is_one_and_none_is_missing(
         "console.log(...Object.keys(lmkd).filter((name) => name.endsWith('Error')))"
     )
     ran = subprocess.run(
-        ["node", place(tmp_path, app, code, "errors.mjs")], capture_output=True, text=True, check=True
+        ["node", place(tmp_path, app, code, "errors.mjs")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    listed = re.findall(r"`(\w+Error)`", " ".join(re.findall(r"^\| (`[A-Z].*)", PAGE, re.MULTILINE)))
+    listed = re.findall(
+        r"`(\w+Error)`", " ".join(re.findall(r"^\| (`[A-Z].*)", PAGE, re.MULTILINE))
+    )
     assert sorted([*listed, "LmkdError"]) == sorted(ran.stdout.split())
     rows = re.search(r"\| `event.type` \|.*?\n\n", PAGE, re.DOTALL)
     assert rows is not None
@@ -152,5 +163,3 @@ def test_the_tests_would_see_a_page_that_is_wrong(app: Path, tmp_path: Path) -> 
     wrong = BLOCKS[0].replace("cache.clear()", "cache.drain()")
     with pytest.raises(AssertionError, match="Property 'drain' does not exist"):
         compiled(tmp_path, app, wrong)
-
-

@@ -55,9 +55,7 @@ def test_an_app_rehearses_a_level_answers_and_hears_the_end_of_it(probe: Probe) 
     left_ms = probe.run(f"return state.client.ack(state.notice, 'done', {64 * MIB})")
     assert left_ms == 0  # a rehearsal of one's own kills nobody, so nothing is due
     assert probe.event("notice")["level"] == "normal"
-    grant = probe.run(
-        "return state.client.update({ appClass: 'background', sheddableBytes: 0 })"
-    )
+    grant = probe.run("return state.client.update({ appClass: 'background', sheddableBytes: 0 })")
     assert (grant["appClass"], grant["graceMs"]) == ("background", 3000)
     with lmkd_client.connect() as other:
         row = wait_for_app(other)
@@ -131,7 +129,9 @@ def test_the_callback_is_called_after_a_restart_too_and_the_memory_is_really_gon
         " (notice) => { state.cache = []; state.told(notice) })"
     )
     for level in ("medium", "critical"):
-        probe.run(f"{hold(32)}; state.called = new Promise((resolve) => {{ state.told = resolve }})")
+        probe.run(
+            f"{hold(32)}; state.called = new Promise((resolve) => {{ state.told = resolve }})"
+        )
         with lmkd_client.connect() as controller:
             before_kib = size_kib(wait_for_app(controller))
             controller.simulate(level, "all", LONG_MS)

@@ -205,7 +205,9 @@ def test_a_registration_that_a_restarted_daemon_refuses_is_told_and_is_no_more(
 def test_where_nobody_is_that_is_said_at_once_by_place_and_reason(probe: Probe, path: str) -> None:
     error = probe.fails("await lmkd.connect()")
     assert error == {
-        **{"name": "DaemonUnavailableError", "code": "unavailable", "isOurs": True},
+        "name": "DaemonUnavailableError",
+        "code": "unavailable",
+        "isOurs": True,
         "message": f"no lmkd at {path}: no such file or directory (ENOENT)",
     }
     listener = socket.socket(socket.AF_UNIX)
@@ -287,7 +289,9 @@ def test_a_connection_that_ends_again_and_again_is_tried_after_growing_pauses(
             peer.greet()
             peer.expect_end()
 
-    with playing(probe, path, script, "wait: true, backoff: { firstMs: 20, mostMs: 1000 }") as program:
+    with playing(
+        probe, path, script, "wait: true, backoff: { firstMs: 20, mostMs: 1000 }"
+    ) as program:
         program.run(
             "do await new Promise((resolve) => setTimeout(resolve, 20));"
             "while (state.client.server === undefined)"
@@ -310,9 +314,7 @@ def test_a_daemon_that_accepts_and_never_greets_can_be_given_up(probe: Probe, pa
 
 
 @pytest.mark.parametrize("options", ["wait: true", "", "reconnect: false"])
-def test_a_daemon_of_another_version_ends_the_client(
-    probe: Probe, path: str, options: str
-) -> None:
+def test_a_daemon_of_another_version_ends_the_client(probe: Probe, path: str, options: str) -> None:
     def script(daemon: FakeDaemon) -> None:
         with daemon.accept() as peer:
             hello = peer.expect(Hello)
@@ -327,7 +329,10 @@ def test_a_daemon_of_another_version_ends_the_client(
 
 
 def test_a_closed_client_ends_its_loop_and_fails_what_waits(probe: Probe, path: str) -> None:
-    with playing(probe, path, once(lambda peer: peer.expect(Status) and None)) as program:
+    def part(peer: Peer) -> None:
+        peer.expect(Status)
+
+    with playing(probe, path, once(part)) as program:
         program.run(
             "state.loop = (async () => { let count = 0;"
             "for await (const event of state.client) count += 1; return count })()"

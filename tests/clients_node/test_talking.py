@@ -13,7 +13,6 @@ from lmkd_proto import (
     Hello,
     Killed,
     KillWarning,
-    Message,
     Notice,
     Ok,
     Pressure,
@@ -27,6 +26,7 @@ from lmkd_proto import (
     Welcome,
     encode,
 )
+from lmkd_proto.messages import Request
 from lmkd_proto.requests import Explain, History, Processes, Record, Reload, Rules, SetClass
 
 from ..clients.fake_daemon import GRANT, FakeDaemon, Peer, notice, pressure
@@ -49,7 +49,7 @@ def test_every_request_is_said_in_canonical_form_and_gives_its_result(
     probe: Probe, path: str
 ) -> None:
     most = 2**63 - 1
-    said: list[tuple[str, Message, Any]] = [
+    said: list[tuple[str, Request, Any]] = [
         (f"return {REGISTER}", Register(2, "app", "cached"), GRANTED),
         ("return state.client.unregister()", Unregister(3), None),
         (
@@ -201,7 +201,10 @@ def test_what_is_wanted_twice_is_refused_here(probe: Probe, path: str) -> None:
         assert program.fails("await state.client.subscribe()")["code"] == "busy_client"
         code = "state.first = state.client.events().next(); state.first.catch(() => 0);"
         program.run("for (const _ of [1, 2, 3]) await state.client.events().next()")
-        assert "another loop waits" in program.fails(f"{code} await state.client.events().next()")["message"]
+        assert (
+            "another loop waits"
+            in program.fails(f"{code} await state.client.events().next()")["message"]
+        )
 
 
 def test_all_that_is_pushed_is_heard_and_64_bits_are_never_rounded(probe: Probe, path: str) -> None:
@@ -221,13 +224,22 @@ def test_all_that_is_pushed_is_heard_and_64_bits_are_never_rounded(probe: Probe,
         program.run(REGISTER)
         program.run("state.killed = await state.until('killed')")
         assert program.run("return state.killed") == {
-            **{"type": "killed", "domain": "system", "pid": 12, "name": "Web Content"},
-            **{"appClass": "cached", "reason": "first", "freedBytes": big},
+            "type": "killed",
+            "domain": "system",
+            "pid": 12,
+            "name": "Web Content",
+            "appClass": "cached",
+            "reason": "first",
+            "freedBytes": big,
         }
         code = "return { level: state.client.level, ...(await state.until('pressure')) }"
         assert program.run(code) == {
-            **{"level": "critical", "type": "pressure", "domain": "system", "reason": ""},
-            **{"availableBytes": 2**53 - 1, "simulated": True},
+            "level": "critical",
+            "type": "pressure",
+            "domain": "system",
+            "reason": "",
+            "availableBytes": 2**53 - 1,
+            "simulated": True,
         }
 
 
@@ -307,11 +319,15 @@ def test_a_frame_in_single_bytes_and_two_in_one_piece_are_the_same(probe: Probe,
 
     with playing(probe, path, once(part)) as program:
         program.run(f"{REGISTER}; {KEEP}; state.client.ack(state.notice).catch(() => 0)")
-        program.run("do state.notice = await state.until('notice'); while (state.notice.notice < 3)")
+        program.run(
+            "do state.notice = await state.until('notice'); while (state.notice.notice < 3)"
+        )
         program.run("state.client.ack(state.notice).catch(() => 0)")
 
 
-def test_a_notice_of_64_kib_is_heard_and_so_is_what_comes_behind_it(probe: Probe, path: str) -> None:
+def test_a_notice_of_64_kib_is_heard_and_so_is_what_comes_behind_it(
+    probe: Probe, path: str
+) -> None:
     def part(peer: Peer) -> None:
         peer.grant()
         for number in range(1, 40):
@@ -359,7 +375,9 @@ def test_what_is_unknown_malformed_or_out_of_turn_is_passed_over_and_told_where_
             "const told = []; for await (const event of state.client) {"
             "told.push(event); if (event.type === 'notice') return told }"
         )
-        *before, last = [event for event in told if event["type"] not in ("connected", "registered")]
+        *before, last = [
+            event for event in told if event["type"] not in ("connected", "registered")
+        ]
         assert last["notice"] == 1
         assert [event["type"] for event in before] == ([] if says is None else ["malformed"])
         assert says is None or says in before[0]["message"]
@@ -394,7 +412,9 @@ def test_an_error_is_told_by_its_code_and_one_of_a_later_version_is_failed(
     with playing(probe, path, once(part)) as program:
         error = program.fails("await state.client.status()")
         assert error == {
-            **{"name": "RequestRefusedError", "code": "busy", "message": "busy: not now"},
+            "name": "RequestRefusedError",
+            "code": "busy",
+            "message": "busy: not now",
             "isOurs": True,
         }
         error = program.fails("await state.client.status()")
@@ -418,7 +438,10 @@ def test_what_is_given_up_is_undone_and_its_reply_means_nothing(probe: Probe, pa
         for code in ("register({ name: 'first' }, {", "subscribe('system', {"):
             error = program.fails(f"await state.client.{code} signal: AbortSignal.timeout(20) }})")
             assert error["name"] == "TimeoutError"
-        assert program.fails("await state.client.status({ signal: AbortSignal.abort() })")["name"] == "AbortError"
+        assert (
+            program.fails("await state.client.status({ signal: AbortSignal.abort() })")["name"]
+            == "AbortError"
+        )
         program.run("await state.client.status()")
         program.run("await state.client.register({ name: 'second' })")
         kinds = [event["type"] for event in program.events()]
