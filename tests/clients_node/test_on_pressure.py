@@ -127,6 +127,25 @@ def test_what_a_callback_throws_is_told_and_what_it_freed_counts(
     assert (error["name"], error["message"]) == ("Error", "half way")
 
 
+def test_a_warning_is_handed_on_and_what_its_callback_throws_ends_nothing(
+    probe: Probe, lmkd: FakeLmkd
+) -> None:
+    listen(
+        probe,
+        "return { freedBytes: 1 }",
+        "onError: (error) => state.errors.push(error), onKillWarning: (warning) => {"
+        " state.warning = warning; throw new Error('no time') }",
+    )
+    lmkd.kill_warning(250)
+    assert lmkd.notice("critical", deadline_ms=LONG_MS).freed_bytes == 1
+    assert probe.run("return state.warning") == {
+        "type": "kill_warning",
+        "reason": "a test",
+        "timeToExitMs": 250,
+    }
+    assert [error["message"] for error in probe.run("return state.errors")] == ["no time"]
+
+
 def test_what_nobody_listens_for_is_a_warning_of_the_process(probe: Probe, lmkd: FakeLmkd) -> None:
     listen(probe, "return { freedBytes: -1 }", "sheddableBytes: 1")
     assert lmkd.notice("low", deadline_ms=LONG_MS).answer in ("done", "nothing")

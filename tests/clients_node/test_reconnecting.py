@@ -313,6 +313,25 @@ def test_a_daemon_that_accepts_and_never_greets_can_be_given_up(probe: Probe, pa
         assert error["name"] == "TimeoutError"
 
 
+def test_a_daemon_that_never_greets_is_left_in_the_end(probe: Probe, path: str) -> None:
+    def script(daemon: FakeDaemon) -> None:
+        with daemon.accept() as peer:
+            peer.expect(Hello)
+            peer.expect_end()
+        with daemon.accept() as peer:
+            peer.greet()
+            peer.expect_end()
+
+    # Of the client's patience of ten seconds a hundredth is left.
+    probe.run(
+        "const whole = setTimeout; globalThis.setTimeout = (call, ms, ...rest) =>"
+        " whole(call, ms === 10_000 ? 100 : ms, ...rest)"
+    )
+    with playing(probe, path, script, "wait: true") as program:
+        message = f"lost lmkd at {path}: no greeting came in time"
+        assert program.event("lost")["error"]["message"] == message
+
+
 @pytest.mark.parametrize("options", ["wait: true", "", "reconnect: false"])
 def test_a_daemon_of_another_version_ends_the_client(probe: Probe, path: str, options: str) -> None:
     def script(daemon: FakeDaemon) -> None:

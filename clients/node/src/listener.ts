@@ -170,13 +170,21 @@ export class Listener {
         else if (event.type === "registered") this.#tellRegistered();
         else if (event.type === "refused") this.#tryLater(event.error);
         else if (event.type === "lost") this.#rehearsal?.fail(event.error);
-        else if (event.type === "kill_warning") this.#options.onKillWarning?.(event);
+        else if (event.type === "kill_warning") this.#warn(event);
         else if (event.type === "notice") await this.#answer(event);
       }
     } catch (error) {
       // Of another version: the daemon's answer would be the same each time.
       this.#report(error);
       this.close();
+    }
+  }
+
+  #warn(warning: KillWarning): void {
+    try {
+      this.#options.onKillWarning?.(warning);
+    } catch (error) {
+      this.#report(error);
     }
   }
 

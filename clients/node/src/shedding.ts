@@ -52,8 +52,8 @@ export async function shedFor(
   { collectGarbage: collects = true }: ShedOptions = {},
 ): Promise<Shedding> {
   const beganMs = performance.now();
-  const beforeBytes = heldBytes();
-  const measure = () => Math.max(beforeBytes - heldBytes(), 0);
+  const beforeBytes = findHeldBytes();
+  const measure = () => (beforeBytes === undefined ? 0 : Math.max(beforeBytes - heldBytes(), 0));
   const halfMs = notice.deadlineMs / 2;
   let saidWorking = halfMs === 0;
   const sayWorking = () => {
@@ -81,11 +81,25 @@ export async function shedFor(
     }
   }
   clearTimeout(timer);
-  // Who has freed nothing because nothing was asked has not said that there is nothing.
-  const answer = freedBytes === 0 && notice.targetBytes > 0 ? "nothing" : "done";
-  await ack(answer, freedBytes);
+  // Who has freed nothing because nothing was asked, or does not know, has not said that there is nothing.
+  const hasNothing = freedBytes === 0 && notice.targetBytes > 0 && beforeBytes !== undefined;
+  const answer = hasNothing ? "nothing" : "done";
+  try {
+    await ack(answer, freedBytes);
+  } catch (error) {
+    throw failure === undefined ? error : failure.error;
+  }
   if (failure !== undefined) throw failure.error;
   return { notice, answer, freedBytes, tookMs: Math.round(performance.now() - beganMs) };
+}
+
+/** Undefined where there is no /proc, as in a chroot: the program is to shed all the same. */
+function findHeldBytes(): number | undefined {
+  try {
+    return heldBytes();
+  } catch {
+    return undefined;
+  }
 }
 
 function readFreed(returned: unknown): Integer | undefined {
