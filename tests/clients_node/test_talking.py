@@ -293,6 +293,8 @@ def test_levels_below_are_kept_by_domain_and_what_was_unsubscribed_is_not_heard(
         # Of nobody's: /meadow is not below /me.
         peer.say(pressure("critical", "/meadow"), pressure("critical"))
         peer.say(Ok(peer.expect(Status).id))
+        peer.say(pressure("critical", "/me/b"))
+        peer.say(Ok(peer.expect(Status).id))
         peer.expect(Unsubscribe)
         peer.say(pressure("critical", "/me"))
         peer.say(Ok(peer.expect(Status).id))
@@ -303,6 +305,8 @@ def test_levels_below_are_kept_by_domain_and_what_was_unsubscribed_is_not_heard(
         program.run("await state.client.status()")
         told = [(event["domain"], event["level"]) for event in program.events()[1:]]
         assert told == [("/me/a", "medium"), ("/me/b", "critical"), ("/me", "low")]
+        # Neither what has come and waits, nor what is on its way.
+        program.run("await state.client.status()")
         program.run("state.client.unsubscribe('own'); await state.client.status()")
         assert program.events() == []
 

@@ -65,7 +65,7 @@ export class Inbox {
     if (event.type === "pressure") this.#dropOldest("pressure ", DOMAINS_MOST);
     if (event.type === "killed") this.#dropOldest("killed ", KILLED_MOST);
     // What an ended connection asked for is not to be answered any more.
-    if (event.type === "lost") for (const stale of ["notice", "kill_warning", "registered"]) this.#events.delete(stale);
+    if (event.type === "lost") this.dropApp();
   }
 
   /** Give the next event. */
@@ -77,11 +77,22 @@ export class Inbox {
     return undefined;
   }
 
-  /** Drop what waits of a domain, of an app that is one no more, or everything. */
-  drop(what: "everything" | "app" | { readonly domain: string }): void {
-    if (what === "everything") this.#events.clear();
-    else if (what === "app") for (const key of ["notice", "kill_warning", "registered"]) this.#events.delete(key);
-    else this.#events.delete(`pressure ${what.domain}`);
+  /** Drop what waits for this program as an app. */
+  dropApp(): void {
+    for (const type of ["notice", "kill_warning", "registered"]) this.#events.delete(type);
+  }
+
+  /** Drop what waits of domains that are not heard of any more. */
+  dropDomains(isUnheard: (domain: string) => boolean): void {
+    for (const [key, event] of this.#events) {
+      const isOfDomain = event.type === "pressure" || event.type === "killed";
+      if (isOfDomain && isUnheard(event.domain)) this.#events.delete(key);
+    }
+  }
+
+  /** Drop everything. */
+  clear(): void {
+    this.#events.clear();
   }
 
   #key(event: Event): string {

@@ -10,7 +10,7 @@ import { Backoff } from "./backoff.js";
 import { ASYNC_DISPOSE, Client } from "./client.js";
 import type { ClientOptions, Registration, RequestOptions } from "./client.js";
 import { checkRequest } from "./codec.js";
-import { BusyClientError, ClosedClientError, InvalidArgumentError, LmkdError, RequestRefusedError } from "./errors.js";
+import { BrokenReplyError, BusyClientError, ClosedClientError, InvalidArgumentError, LmkdError, RequestRefusedError } from "./errors.js";
 import { prepareToCollect } from "./held-memory.js";
 import type { Grant, KillWarning, Notice, RegistrationChange } from "./messages.js";
 import type { Shed, ShedOptions, Shedding } from "./shedding.js";
@@ -204,7 +204,8 @@ export class Listener {
   #register(): void {
     if (this.#client.isApp || this.#client.server === undefined) return;
     this.#client.register(this.#wanted).catch((error: unknown) => {
-      if (error instanceof RequestRefusedError) this.#tryLater(error);
+      // What is lost or away is tried again with the next connection.
+      if (error instanceof RequestRefusedError || error instanceof BrokenReplyError) this.#tryLater(error);
     });
   }
 

@@ -104,7 +104,7 @@ export class Session {
   connected(): void {
     this.#connection = new Connection();
     this.#lastWord = undefined;
-    for (const domain of this.#aboveNormal) this.#toldBefore.add(domain);
+    this.#toldBefore = new Set([...this.#toldBefore, ...this.#aboveNormal].slice(-DOMAINS_MOST));
     this.#aboveNormal = new Set();
     this.#say({ type: "hello", version: PROTOCOL_VERSION, name: this.#name }, (answer) => this.#hearWelcome(answer));
     for (const subscription of this.#subscriptions.values()) this.#saySubscribe(subscription);
@@ -144,7 +144,7 @@ export class Session {
   /** End for good, by the wish of this program. */
   close(): void {
     this.#end(new ClosedClientError("this client is closed"));
-    this.inbox.drop("everything");
+    this.inbox.clear();
   }
 
   // --- what a program asks ----------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ export class Session {
     const subscription = this.#subscriptions.get(domain);
     if (subscription === undefined) return false;
     this.#subscriptions.delete(domain);
-    if (!this.#isHeard(subscription.path)) this.inbox.drop({ domain: subscription.path });
+    this.inbox.dropDomains((domain) => !this.#isHeard(domain));
     if (this.#connection !== undefined) this.#say({ type: "unsubscribe", domain }, ignore);
     return true;
   }
@@ -227,7 +227,7 @@ export class Session {
     this.#app = this.grant = undefined;
     this.level = "normal";
     this.#given = new WeakSet();
-    this.inbox.drop("app");
+    this.inbox.dropApp();
     if (this.#connection === undefined) return false;
     this.#ask({ type: "unregister" }, (result) => result, settle, true);
     return true;
