@@ -12,8 +12,8 @@ import pytest
 from lmkd_client.testing import FakeLmkd
 
 from ..clients.fake_daemon import PATIENCE_S
-from ..program import Program
 from ..conftest import RealDaemon
+from ..program import Program
 from .programs import CLIENT, EXAMPLES, ROOT, compiled, compiled_together, place
 from .test_real_daemon import needs_root, wait_for_app
 

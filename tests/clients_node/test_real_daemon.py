@@ -11,7 +11,6 @@ from typing import Any
 import lmkd_client
 import pytest
 
-from .. import conftest
 from ..clients.fake_daemon import PATIENCE_S
 from ..conftest import RealDaemon
 from .probe import QUICK, Probe
@@ -146,14 +145,12 @@ def test_the_callback_is_called_after_a_restart_too_and_the_memory_is_really_gon
 
 
 def test_under_real_pressure_what_the_callback_gave_is_measured_by_the_daemon_and_credited(
-    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: Path, tmp_path: Path
 ) -> None:
     """The invented memory is filled by this very program, and empties by what it sheds."""
-    monkeypatch.setattr(conftest, "SIZE", "192MiB")
     folder = tmp_path / "small"
     folder.mkdir()
-    daemon = conftest.RealDaemon(folder)
-    (folder / "lmkd.toml").write_text("[system]\nkill = false\n")
+    daemon = RealDaemon(folder, "192MiB", "[system]\nkill = false\n")
     daemon.start()
     try:
         program = place(tmp_path, app, Path(__file__).parent / "probe.mjs", "probe.mjs")
