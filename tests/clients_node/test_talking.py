@@ -293,8 +293,8 @@ def test_levels_below_are_kept_by_domain_and_what_was_unsubscribed_is_not_heard(
         # Of nobody's: /meadow is not below /me.
         peer.say(pressure("critical", "/meadow"), pressure("critical"))
         peer.say(Ok(peer.expect(Status).id))
-        peer.say(pressure("critical", "/me/b"))
-        peer.say(Ok(peer.expect(Status).id))
+        status = peer.expect(Status)
+        peer.say(pressure("critical", "/me/b"), Ok(status.id))
         peer.expect(Unsubscribe)
         peer.say(pressure("critical", "/me"))
         peer.say(Ok(peer.expect(Status).id))
