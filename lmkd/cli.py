@@ -165,11 +165,12 @@ def _serve(
         return FAILED
     machine = Machine()
     registered: set[tuple[int, int]] = set()
+    trees: set[tuple[int, int]] = set()
     kernel: Kernel = machine
     if arguments.simulated is not None:
         from lmkd.kernel.borrowed import BorrowedKernel
 
-        kernel = BorrowedKernel(machine, arguments.simulated, lambda: registered)
+        kernel = BorrowedKernel(machine, arguments.simulated, lambda: registered, lambda: trees)
         log.warning(
             "simulated memory: registered programs fill it, and only they can be told or ended"
         )
@@ -190,6 +191,7 @@ def _serve(
         dry_run=arguments.dry_run,
         state_dir=arguments.state_dir or (config.state_dir if places is None else places.state_dir),
         registered=registered,
+        registered_trees=trees,
         session=session,
     )
     trio.run(daemon.run)

@@ -2,9 +2,9 @@
 safely.
 
 Processes, pidfds, signals and cgroups are the real kernel's, but only a few processes exist here:
-those that the owner lends. Memory is a pretence: a small total, of which what those processes
-really hold is taken. Stalls are computed from the shortage by the formula of the simulated
-kernel.
+those that the owner lends, some with all that they start. Memory is a pretence: a small total, of
+which what those processes really hold is taken. Stalls are computed from the shortage by the
+formula of the simulated kernel.
 
 Invariant: no process that was not lent is ever listed, written or signalled; any may be looked at.
 """
@@ -34,11 +34,29 @@ class BorrowedKernel:
         self,
         real: Machine,
         total_kib: int,
-        pids: Callable[[], Collection[tuple[int, int]]],
+        lent: Callable[[], Collection[tuple[int, int]]],
+        trees: Callable[[], Collection[tuple[int, int]]] = lambda: (),
     ) -> None:
+        """`lent` returns the identities of what is lent, `trees` those of it that are lent with all they start."""
         self._real = real
         self._total_kib = total_kib
-        self._pids = pids
+        self._lent = lent
+        self._trees = trees
+
+    def _pids(self) -> Collection[tuple[int, int]]:
+        """Return who is here now."""
+        lent, trees = self._lent(), self._trees()
+        if not trees:
+            return lent
+        found = set(lent)
+        pending = [pid for pid, ticks in trees if self._real.start_ticks(pid) == ticks]
+        while pending:
+            for child in self._real.child_pids(pending.pop()):
+                ticks = self._real.start_ticks(child)
+                if ticks is not None and (child, ticks) not in found:
+                    found.add((child, ticks))
+                    pending.append(child)
+        return found
 
     def features(self) -> Features:
         found = self._real.features()

@@ -96,6 +96,8 @@ class Daemon:
     """Where history is kept; None: in memory only."""
     registered: set[tuple[int, int]] = field(default_factory=set)
     """Filled with the identities of all registered programs, for a kernel that knows no others."""
+    registered_trees: set[tuple[int, int]] = field(default_factory=set)
+    """Those of them that registered with all that they start."""
     credentials: Credentials = read_credentials
     """Says which process is at the other end of a connection."""
     make_hand: Callable[[str], Hand] = Hand
@@ -199,6 +201,7 @@ class Daemon:
                 socket_path=None,
                 state_dir=None,
                 registered=set(),
+                registered_trees=set(),
                 session=None,
                 credentials=read_credentials,
             )

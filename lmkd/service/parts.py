@@ -120,6 +120,7 @@ class Parts:
             reload=self.reload,
             save_recording=self._save_recording,
             registered=daemon.registered,
+            trees=daemon.registered_trees,
         )
         self.server = Server(
             daemon.listener,

@@ -50,7 +50,7 @@ DOMAINS_NAMED = 20
 class Requests:
     """Answers requests. `reload` returns what was wrong, if anything.
 
-    `registered` holds the identities of all registered programs.
+    `registered` holds the identities of all registered programs, `trees` of those that stand for all they start.
     """
 
     engine: Engine
@@ -63,6 +63,7 @@ class Requests:
     reload: Callable[[], str | None]
     save_recording: Callable[[], str | None]
     registered: set[tuple[int, int]]
+    trees: set[tuple[int, int]]
     server: Server | None = None
     next_app: int = 1
     ceilings: dict[int, AppClass] = field(default_factory=dict)
@@ -212,6 +213,8 @@ class Requests:
         self.next_app += 1
         self._served.name_app(app.app, client)
         self.registered.add((app.pid, app.start_ticks))
+        if app.unit is Unit.TREE:
+            self.trees.add((app.pid, app.start_ticks))
         self.roll.register(app)
         return self._describe_grant(app), lambda: self.engine.feed(AppRegistered(app))
 
@@ -327,6 +330,7 @@ class Requests:
             # In this order: what is not registered, a kernel of lent processes will not write.
             self.roll.unregister(app)
             self.registered.discard((app.pid, app.start_ticks))
+            self.trees.discard((app.pid, app.start_ticks))
         self.engine.feed(AppGone(number))
 
     def _ack(self, client: Client, request: wire.Ack) -> Answered:

@@ -9,7 +9,7 @@ import lmkd_client
 MIB = 1 << 20
 
 
-@lmkd_client.sheddable
+@lmkd_client.sheddable(level="low")
 @functools.cache
 def block(number: int) -> bytes:
     return number.to_bytes(8, "big") * (MIB // 8)
@@ -19,9 +19,7 @@ def main() -> None:
     count = int(sys.argv[1])
     for number in range(count):
         block(number)
-    lmkd_client.shed_on_pressure(
-        name="blocking", app_class="background", sheddable_bytes=count * MIB
-    )
+    lmkd_client.shed_on_pressure(name="blocking", app_class="cached", sheddable_bytes=count * MIB)
     print("ready", flush=True)
     while True:
         time.sleep(60)

@@ -12,11 +12,11 @@ MIB = 1 << 20
 
 async def main() -> None:
     count = int(sys.argv[1])
-    cache = lmkd_client.sheddable(cachetools.LRUCache(count))
+    cache = lmkd_client.sheddable(cachetools.LRUCache(count), level="low")
     for number in range(count):
         cache[number] = number.to_bytes(8, "big") * (MIB // 8)
     print("ready", flush=True)
-    await shed_on_pressure(name="asyncio", app_class="background", sheddable_bytes=count * MIB)
+    await shed_on_pressure(name="asyncio", app_class="cached", sheddable_bytes=count * MIB)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,18 @@ def need_command(*commands: str) -> None:
         pytest.skip(why)
 
 
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def need_mock() -> None:
+    """Skip, or fail where nothing may be skipped, without python3-dbusmock."""
+    found = subprocess.run([SYSTEM_PYTHON, "-c", "import dbusmock"], capture_output=True)
+    if found.returncode != 0:
+        if os.environ.get("LMKD_VM_REQUIRED") == "1":
+            pytest.fail("python3-dbusmock is not installed")
+        pytest.skip("python3-dbusmock is not installed")
+
+
 class MessageBus:
     """A dbus-daemon; `address` is what DBUS_SYSTEM_BUS_ADDRESS says of it."""
 

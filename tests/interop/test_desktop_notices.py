@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -32,14 +30,13 @@ from lmkd.service.bridges import Grounds, open_bridges
 
 from ..conftest import RealDaemon
 from ..program import Program
-from .bus_of_its_own import MessageBus, message_bus
+from .bus_of_its_own import SYSTEM_PYTHON, MessageBus, message_bus, need_mock
 from .desktop import ANYBODY, NoticeServer, until
 
 HERE = Path(__file__).parent
 FULL = "37.1 MiB of 8192.0 MiB available"
 APPS = "/user.slice/user-1000.slice/user@1000.service/app.slice"
 NO_SERVER = f"nothing on the session's bus shows notices ({NAME})"
-SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 @pytest.fixture
@@ -381,15 +378,6 @@ UNHURRIED = "[classes.foreground]\ngrace = '500ms'\n[floor.emergency]\nenter = '
 """So that what was filled a moment ago is no emergency any more, in which there is no time."""
 SWITCHED_ON = f"[interop]\ndesktop_notices = true\n{UNHURRIED}"
 FILLER = "[Desktop Entry]\nType=Application\nName=Filler\nName[de]=Füllstand\nIcon=filler\n"
-
-
-def need_mock() -> None:
-    """Skip, or fail where nothing may be skipped, without python3-dbusmock."""
-    found = subprocess.run([SYSTEM_PYTHON, "-c", "import dbusmock"], capture_output=True)
-    if found.returncode != 0:
-        if os.environ.get("LMKD_VM_REQUIRED") == "1":
-            pytest.fail("python3-dbusmock is not installed")
-        pytest.skip("python3-dbusmock is not installed")
 
 
 @pytest.fixture

@@ -19,18 +19,24 @@ from jeepney import DBusAddress, HeaderFields, new_method_call
 
 from lmkd.interop.low_memory_monitor import answer_call
 
-from ..clients_c.programs import build, need_package
 from ..conftest import RealDaemon
 from ..program import Program
-from .bus_of_its_own import ALL_MAY, MessageBus, message_bus, need_command, run_filler
+from .bus_of_its_own import (
+    ALL_MAY,
+    SYSTEM_PYTHON,
+    MessageBus,
+    message_bus,
+    need_command,
+    need_mock,
+    run_filler,
+)
+from .listeners import build_glib_monitor
 
-HERE = Path(__file__).parent
 NAME, PATH = "org.freedesktop.LowMemoryMonitor", "/org/freedesktop/LowMemoryMonitor"
 SWITCHED_ON = (
     "[interop]\nlow_memory_monitor = true\n[system]\nkill = false\n[timing]\ncalm_hold = '200ms'\n"
 )
 ON_THE_BUS = f"levels are told on the system bus, as {NAME}"
-SYSTEM_PYTHON = "/usr/bin/python3"
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="the policy lets root alone own the name")
 
@@ -38,9 +44,7 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="the policy lets root a
 @pytest.fixture(scope="module")
 def glib_monitor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program of GLib's, built once."""
-    flags = need_package("gio-2.0")
-    program = tmp_path_factory.mktemp("built") / "glib_monitor"
-    return build(program, HERE / "glib_monitor.c", "-Wall", "-Wextra", "-Werror", *flags)
+    return build_glib_monitor(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture
@@ -133,11 +137,7 @@ def test_ours_and_the_mock_of_it_cannot_be_told_apart_on_the_bus(
     daemon: RealDaemon, bus: MessageBus, tmp_path: Path
 ) -> None:
     """python-dbusmock's template is what other projects test their programs with."""
-    mocked = subprocess.run([SYSTEM_PYTHON, "-c", "import dbusmock"], capture_output=True)
-    if mocked.returncode != 0:
-        if os.environ.get("LMKD_VM_REQUIRED") == "1":
-            pytest.fail("python3-dbusmock is not installed")
-        pytest.skip("python3-dbusmock is not installed")
+    need_mock()
     folder = tmp_path / "mock"
     folder.mkdir()
     with message_bus(folder, ALL_MAY) as mock_bus:

@@ -12,13 +12,12 @@ from pathlib import Path
 import lmkd_client
 import pytest
 
-from ..clients_c.programs import build, need
 from ..conftest import RealDaemon
 from ..program import Program
 from .bus_of_its_own import run_filler
-from .newer_systemd import NEEDED, find_libsystemd
+from .listeners import build_sd_event_program
+from .newer_systemd import NEEDED
 
-HERE = Path(__file__).parent
 SWITCHED_ON = (
     "[interop]\nmemory_pressure = true\n[system]\nkill = false\n[timing]\ncalm_hold = '200ms'\n"
 )
@@ -48,12 +47,10 @@ def watch_path(daemon: RealDaemon) -> str:
 def test_a_program_on_sd_event_is_woken_in_a_real_episode_and_else_left_alone(
     daemon: RealDaemon, tmp_path: Path
 ) -> None:
-    need("gcc")
-    found = find_libsystemd()
-    if found is None:
+    built = build_sd_event_program(tmp_path)
+    if built is None:
         pytest.skip(f"no libsystemd {NEEDED} here, and none in Debian's backports")
-    flags, environment = found
-    program = build(tmp_path / "program", HERE / "sd_event_program.c", "-Wall", "-Wextra", *flags)
+    program, environment = built
 
     def listen(level: str) -> Program:
         write = base64.b64encode(level.encode()).decode()

@@ -2,6 +2,7 @@
 process."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from lmkd.model import SYSTEM_DOMAIN, Signal
 pytestmark = pytest.mark.real_kernel
 
 PROGRAM = "blob = bytearray(b'x') * (24 << 20); print(flush=True); input()"
+TREE = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-E', '-c', {PROGRAM!r}])"
 Lent = set[tuple[int, int]]
 
 
@@ -26,25 +28,48 @@ def machine() -> Iterator[Machine]:
     machine.close()
 
 
-@pytest.fixture
-def spawn(machine: Machine) -> Iterator[Callable[[], tuple[int, int]]]:
-    """Return a function that starts a process of 24 MiB and returns its identity."""
-    children = []
+class Spawner:
+    """Starts processes, and ends them with all that they started."""
 
-    def start() -> tuple[int, int]:
-        command = [sys.executable, "-S", "-E", "-c", PROGRAM]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        children.append(child)
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def start(self, program: str) -> tuple[int, int]:
+        command = [sys.executable, "-S", "-E", "-c", program]
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self._children.append(child)
         assert child.stdout is not None
         child.stdout.readline()
-        process = machine.process(child.pid)
+        process = self._machine.process(child.pid)
         assert process is not None
         return child.pid, process.start_ticks
 
-    yield start
-    for child in children:
-        child.kill()
-        child.communicate()
+    def close(self) -> None:
+        for child in self._children:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+
+
+@pytest.fixture
+def spawner(machine: Machine) -> Iterator[Spawner]:
+    made = Spawner(machine)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def spawn(spawner: Spawner) -> Callable[[], tuple[int, int]]:
+    """Return a function that starts a process of 24 MiB and returns its identity."""
+    return lambda: spawner.start(PROGRAM)
+
+
+@pytest.fixture
+def spawn_tree(spawner: Spawner) -> Callable[[], tuple[int, int]]:
+    """Return one that starts a process with such a child."""
+    return lambda: spawner.start(TREE)
 
 
 async def test_what_lent_processes_really_hold_is_taken_of_the_pretended_total(
@@ -142,3 +167,23 @@ async def test_cgroups_are_left_alone(machine: Machine) -> None:
     assert kernel.watch_cgroups(("/**",)).paths() == frozenset()
     assert kernel.open_domain("/any") is None
     assert kernel.features().memory_controller is False
+
+
+def test_what_a_lent_tree_starts_is_lent_with_it(
+    machine: Machine, spawn_tree: Callable[[], tuple[int, int]]
+) -> None:
+    parent, alone = spawn_tree(), spawn_tree()
+    lent, trees = {parent, alone}, {parent}
+    kernel = BorrowedKernel(machine, 512 * 1024, lambda: lent, lambda: trees)
+    (child,) = kernel.child_pids(parent[0])
+    assert child not in (parent[0], alone[0])
+    assert kernel.child_pids(alone[0]) == []
+    assert sorted(kernel.pids()) == sorted([parent[0], alone[0], child])
+    child_ticks = machine.start_ticks(child)
+    assert child_ticks is not None
+    held_kib = kernel.size_kib(child, child_ticks)
+    assert held_kib is not None
+    assert held_kib >= 24 * 1024
+    assert kernel.held_kib() >= held_kib
+    trees.clear()
+    assert kernel.size_kib(child, child_ticks) is None

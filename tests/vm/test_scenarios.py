@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from ..everyone.programs import commands
+from ..interop.listeners import build_glib_monitor, build_sd_event_program
 from .machine import Machine
 
 Event = dict[str, Any]
@@ -62,7 +64,8 @@ class Outcome:
         ]
 
 
-Play = Callable[[str], Outcome]
+Play = Callable[..., Outcome]
+"""Plays the scenario of this name, with these arguments after the kind of machine."""
 
 
 @pytest.fixture(params=["zram", "noswap"])
@@ -70,10 +73,10 @@ def play(request: pytest.FixtureRequest, vm_machine: Callable[[int], Machine]) -
     """Return what plays a scenario in a machine of this kind."""
     swap_mib = 200 if request.param == "zram" else 0
 
-    def run(name: str) -> Outcome:
+    def run(name: str, *arguments: str) -> Outcome:
         machine = vm_machine(swap_mib)
         kind = "swap" if swap_mib else "noswap"
-        argv = [sys.executable, "-m", f"tests.vm.guest.{name}", kind]
+        argv = [sys.executable, "-m", f"tests.vm.guest.{name}", kind, *arguments]
         machine.run(argv, timeout_s=SCENARIO_TIMEOUT_S).check()
         outcome = Outcome(**json.loads((machine.out_dir / f"{name}.json").read_text()))
         print(timeline(outcome))  # shown when the test fails
@@ -342,3 +345,52 @@ def test_the_demonstration_has_real_pressure_where_there_is_a_memory_cgroup(
     assert output.startswith("Real pressure: a memory cgroup of 128 MB"), output
     assert "ended leak" in output
     assert output.count("alive") == 4
+
+
+@pytest.mark.parametrize("play", ["noswap"], indirect=True)
+def test_every_program_hears_of_a_real_episode_and_who_sheds_is_credited(
+    play: Play, vm_machine: Callable[[int], Machine]
+) -> None:
+    """14: five languages, GLib's memory monitor and sd-event, none of which knows of the others."""
+    folder = vm_machine(0).out_dir / "everyone"
+    folder.mkdir()
+    given: dict[str, Any] = {
+        "commands": commands(folder, 24),
+        "glib": str(build_glib_monitor(folder)),
+        "sd_event": None,
+    }
+    on_sd_event = build_sd_event_program(folder)
+    if on_sd_event is not None:
+        given["sd_event"], given["sd_environment"] = str(on_sd_event[0]), on_sd_event[1]
+    here = json.dumps(given).replace(str(folder), "/out/everyone")
+    (folder / "commands.json").write_text(here)
+    outcome = play("everyone", "/out/everyone")
+
+    assert outcome.oom_kills == 0
+    assert [record["name"] for record in outcome.records("kill")] == [outcome.ended("leak")["who"]]
+    numbers = {event["who"]: event["app"] for event in outcome.events if event["what"] == "app"}
+    assert set(numbers) == set(given["commands"])
+    for language, number in numbers.items():
+        ack = next(record for record in outcome.records("ack") if record["app"] == number)
+        told = next(
+            (record, one)
+            for record in outcome.records("told")
+            for one in record["apps"]
+            if one["app"] == number and one["target_kib"]
+        )
+        assert ack["answer"] == "done", language
+        assert ack["claimed_kib"] >= ack["asked_kib"] == told[1]["target_kib"], language
+        assert ack["at_ms"] - told[0]["at_ms"] <= told[1]["grace_ms"], language
+        assert ack["trust"] == 1, language
+    (calm,) = outcome.of("stage", "calm")
+    heard = [event for event in outcome.of("glib", "said") if event["line"].startswith("warning ")]
+    assert all(event["t"] > calm["t"] for event in heard)
+    warnings = [int(event["line"].removeprefix("warning ")) for event in heard]
+    assert {50, 100, 255} <= set(warnings)
+    assert warnings[-1] == 0
+    woken = [event for event in outcome.of("sd_event", "said") if "woken" in event["line"]]
+    assert bool(woken) is bool(given["sd_event"])
+    first_medium = next(
+        event["t"] for event in heard if event["line"] in ("warning 100", "warning 255")
+    )
+    assert all(event["t"] > first_medium - 1000 for event in woken)
