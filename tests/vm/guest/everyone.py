@@ -101,7 +101,7 @@ def main() -> None:
     stage.note("calm")
     leak = stage.start("leak", "--grow", "10", "--adj", "700")
     stage.wait(lambda: leak.ended_ms is not None, 120, "the leak to end")
-    stage.wait(lambda: glib.has("said", line="warning 0"), 30, "the end of it")
+    stage.wait(lambda: glib.events()[-1]["line"] == "warning 0", 30, "the end of it")
     stage.finish()
 
 
