@@ -8,6 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,7 @@ PATIENCE_S = 20
 
 
 class Program:
-    """A program that runs; its output is read line by line, its errors among it."""
+    """A program that runs, in a process group of its own; its output is read line by line, its errors among it."""
 
     def __init__(self, *command: str | Path, environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
@@ -25,6 +26,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
+            start_new_session=True,
         )
         assert self._process.stdout is not None
         self._out = self._process.stdout
@@ -41,7 +43,9 @@ class Program:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.kill()
+        # With all that it started; it may have ended by itself, and they too.
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._out.close()
         assert self._process.stdin is not None
