@@ -21,7 +21,9 @@ from tests.bench.rows import Row, middle, percentile
 STARTS = 9
 NOTICES = 2000
 NOTICES_BEFORE_SIZE = 100
-NOTICE_LIMIT_MS = 1
+NOTICE_LIMIT_MS = 5
+"""V8 compiles and collects now and then: on two processors 35 of 2,000 notices take 1 to 5 ms, and 14 where there is
+no client but a socket and the codec."""
 IMPORT_LIMIT_MS = 60
 RESIDENT_LIMIT_MB = 10
 CHURN = "let churned = []; for (let i = 0; i < 3e6; i += 1) churned = [i, churned.length];\n"
