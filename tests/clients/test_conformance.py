@@ -44,3 +44,9 @@ def test_each_shell_keeps_every_rule_that_shows(name: str) -> None:
     program = str(ROOT / "examples" / f"{name}.py")
     found = conformance("--client", sys.executable, program)
     assert found["not_seen"] == UNSEEN_OF_A_CLIENT
+
+
+def test_what_runs_under_lmkctl_keeps_every_rule_that_shows() -> None:
+    run = [sys.executable, "-m", "lmkd.ctl", "run", "--on", "low=true", "--"]
+    found = conformance("--client", *run, "sleep", "600")
+    assert found["not_seen"] == UNSEEN_OF_A_CLIENT

@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="SECONDS",
         help="how long to wait for what is expected (2)",
     )
-    asked = parser.parse_args(argv)
+    own, command = _split(sys.argv[1:] if argv is None else argv)
+    asked = parser.parse_args(own)
+    asked.client = command
     if (asked.socket is None) is (not asked.client):
         parser.error("expected either SOCKET or --client CMD")
     if asked.patience <= 0:
@@ -66,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(_as_json(outcomes) if asked.json else _as_lines(outcomes))
     return 1 if any(one.result == BROKEN and one.rule.must for one in outcomes) else 0
+
+
+def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return our own arguments, and the command line behind --client: argparse would take a -- in it for its own."""
+    if "--client" not in argv:
+        return argv, ()
+    at = list(argv).index("--client")
+    return argv[:at], argv[at + 1 :]
 
 
 SERVER_CHECKS = (*server.CHECKS, *levels.CHECKS)

@@ -95,14 +95,22 @@ def test_a_client_is_looked_at_rule_by_rule(capsys: pytest.CaptureFixture[str]) 
     assert "H-1   holds     says hello first" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("asked", [["a program", "--of", "it's"], ["'a program' --of \"it's\""]])
+@pytest.mark.parametrize(
+    ("asked", "program"),
+    [
+        (["a program", "--of", "it's"], ["a program", "--of", "it's"]),
+        (["'a program' --of \"it's\""], ["a program", "--of", "it's"]),
+        # Neither a -- nor what looks like an option of ours is taken from it.
+        (["runs", "--", "a", "--json"], ["runs", "--", "a", "--json"]),
+    ],
+)
 def test_a_client_may_be_one_argument_or_many(
-    asked: list[str], monkeypatch: pytest.MonkeyPatch
+    asked: list[str], program: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[list[str]] = []
-    monkeypatch.setattr(command, "look_at_client", lambda argv, _: looked.append(argv) or [])
+    monkeypatch.setattr(command, "look_at_client", lambda argv, _: looked.append(list(argv)) or [])
     assert main(["--client", *asked]) == 0
-    assert looked == [["a program", "--of", "it's"]]
+    assert looked == [program]
 
 
 @pytest.mark.parametrize(
