@@ -33,6 +33,15 @@ STUBS = {
     "lmkctl": '#!/bin/sh\nexec {python} -m lmkd.ctl "$@"\n',
     "thumbnailer": CACHE,
     "redis-server": CACHE,
+    "journal-server": """#!{python}
+import base64, os, socket
+held = [b"x" * (1 << 20) for _ in range(48)]
+watch = socket.socket(socket.AF_UNIX)
+watch.connect(os.environ["MEMORY_PRESSURE_WATCH"])
+watch.send(base64.b64decode(os.environ["MEMORY_PRESSURE_WRITE"]))
+while watch.recv(4096):
+    held.clear()
+""",
     "redis-cli": '#!/bin/sh\n[ "$*" = "memory purge" ] && kill -USR1 "$LMKD_PID" && sleep 0.5\n',
     "logger": '#!/bin/sh\necho "$@" >> "$SPOOL/logged"\n',
 }
@@ -72,7 +81,7 @@ def wait_for(something: Callable[[], bool]) -> None:
 
 
 def test_every_sort_of_block_is_there() -> None:
-    assert (len(RUNS), len(WATCHES), len(BLOCKS)) == (3, 2, 4)
+    assert (len(RUNS), len(WATCHES), len(BLOCKS)) == (4, 2, 5)
     assert BLOCKS[0].count("\n") == 3
 
 
@@ -88,9 +97,18 @@ def test_a_program_under_it_gives_back_and_is_answered_for(
     assert answered.freed_bytes >= 32 << 20
 
 
+def test_a_program_on_sd_event_needs_no_action(tmp_path: Path, fake: FakeLmkd) -> None:
+    with shell(RUNS[2], tmp_path, fake):
+        assert fake.wait_app(timeout_s=PATIENCE_S).sheddable_bytes == 40 << 20
+        time.sleep(1)  # as above
+        answered = fake.notice("low", 32 << 20, deadline_ms=20_000)
+    assert answered.answer == "done"
+    assert answered.freed_bytes >= 32 << 20
+
+
 def test_a_script_sheds_by_itself(tmp_path: Path, fake: FakeLmkd) -> None:
     """What it drops is in a file system, and not its own: it is done, and claims no amount."""
-    with shell(RUNS[2], tmp_path, fake):
+    with shell(RUNS[3], tmp_path, fake):
         wait_for((tmp_path / "a.cached").exists)
         answered = fake.notice("low", 32 << 20, deadline_ms=20_000, app="spool")
         assert answered.answer == "done"
