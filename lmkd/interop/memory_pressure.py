@@ -23,6 +23,8 @@ log = logging.getLogger("lmkd")
 
 NAME: Final = "memory-pressure"
 """Of the socket, in the folder of our own."""
+REPEAT_LEAST_S: Final = 0.1
+"""Whatever the rest period is: it may be configured to be none."""
 TURN_REST_S: Final = 0.02
 """Between two turns: a flood of connections takes 5% of a processor, and not all of it at our priority."""
 
@@ -42,7 +44,7 @@ class MemoryPressure:
     ) -> None:
         self._listeners = PressureListeners(listener, cgroup_of, self._say_refused)
         self._path = path
-        self._rest_s = rest_s
+        self._rest_s = max(rest_s, REPEAT_LEAST_S)
         self._removed = removed
         self._levels: dict[str, Level] = {}
         self._changed = trio.Event()

@@ -59,13 +59,16 @@ class Bridges:
     def __init__(
         self, bridges: Iterable[Bridge] = (), lacking: Iterable[tuple[str, str]] = ()
     ) -> None:
-        self._bridges = list(bridges)
+        self._bridges = tuple(bridges)
         self._lacking = list(lacking)
 
     def take(self, action: Action) -> None:
-        """Show an action to each."""
+        """Show an action to each; one that stumbles over it is off, and nobody else feels it."""
         for bridge in self._bridges:
-            bridge.take(action)
+            try:
+                bridge.take(action)
+            except Exception:
+                self._put_off(bridge)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Run each."""
@@ -86,11 +89,16 @@ class Bridges:
         try:
             await bridge.run()
         except Exception:
-            # A fault of ours, of which the rest of the daemon is to feel nothing.
-            log.exception("interop.%s has failed, and is off until a restart", bridge.key)
-            self._bridges.remove(bridge)
-            bridge.close()
-            self._lacking.append((bridge.key, "it has failed; the log says how"))
+            self._put_off(bridge)
+
+    def _put_off(self, bridge: Bridge) -> None:
+        """Let go of a bridge that has failed: a fault of ours, of which the rest of the daemon is to feel nothing."""
+        if bridge not in self._bridges:
+            return  # its task, after it was put off already
+        log.exception("interop.%s has failed, and is off until a restart", bridge.key)
+        self._bridges = tuple(one for one in self._bridges if one is not bridge)
+        self._lacking.append((bridge.key, "it has failed; the log says how"))
+        bridge.close()
 
 
 @dataclass(frozen=True, slots=True)

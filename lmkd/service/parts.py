@@ -414,7 +414,13 @@ class Parts:
 def _interop_keys(running: Interop, read: Interop) -> Iterator[tuple[str, object, object]]:
     for key in fields(Interop):
         name = key.name.removesuffix("_us")
-        yield f"interop.{name}", getattr(running, key.name), getattr(read, key.name)
+        yield f"interop.{name}", _shown(running, key.name), _shown(read, key.name)
+
+
+def _shown(interop: Interop, key: str) -> str:
+    """Return a value as the configuration has it."""
+    value = getattr(interop, key)
+    return str(value).lower() if isinstance(value, bool) else f"{value // 1000}ms"
 
 
 def globs_of(settings: Settings) -> tuple[str, ...]:

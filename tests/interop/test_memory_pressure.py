@@ -80,7 +80,7 @@ def test_the_protocol_by_hand(daemon: RealDaemon) -> None:
             watch.recv(1)
         watch.settimeout(20)
         filler.ask("482", "holding 482")
-        assert len(watch.recv(4096)) == 1
+        assert watch.recv(1)
 
 
 def test_for_as_long_as_a_level_lasts_it_is_said_again(tmp_path: Path) -> None:

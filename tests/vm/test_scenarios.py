@@ -367,6 +367,7 @@ def test_every_program_hears_of_a_real_episode_and_who_sheds_is_credited(
     outcome = play("everyone", "/out/everyone")
 
     assert outcome.oom_kills == 0
+    assert outcome.daemon_majflt == 0
     assert set(outcome.alive) == {*given["commands"], "glib", "sd_event"} - (
         set() if given["sd_event"] else {"sd_event"}
     )
