@@ -432,11 +432,12 @@ def _add_running(commands: Commands) -> ArgumentParser:
     )
     run.add_argument(
         "--memory-pressure",
-        choices=(*LEVELS[1:], "kernel", "off"),
-        default="medium",
+        choices=(*LEVELS[1:], "auto", "kernel", "off"),
+        default="auto",
         metavar="FROM",
-        help="for a program on sd-event, which waits at $MEMORY_PRESSURE_WATCH: woken from low, medium (default) or "
-        "critical on. kernel: that is the kernel's pressure file (GLib 2.89 wants it); off: it is left alone",
+        help="for a program on sd-event, which waits at $MEMORY_PRESSURE_WATCH: woken from low, medium or critical "
+        "on. kernel: that is the kernel's pressure file; off: it is left alone; auto (default): medium, and the "
+        "kernel's file for what is linked with GLib 2.89 or later",
     )
     run.add_argument("--in-scope", action="store_true", help=SUPPRESS)
     run.add_argument("program", nargs=REMAINDER, metavar="PROGRAM", help="it, and its arguments")

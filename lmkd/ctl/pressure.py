@@ -7,13 +7,14 @@ and stays where it is when the daemon is started anew.
 from __future__ import annotations
 
 import base64
+import mmap
 import os
 import select
 import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -21,8 +22,14 @@ from typing import Final
 from lmkd.interop.pressure_listeners import PressureListeners
 from lmkd.model import Level
 
-KERNEL, OFF = "kernel", "off"
+AUTO, KERNEL, OFF = "auto", "kernel", "off"
 """What may be wanted instead of a level from which on it is woken."""
+USUAL: Final = "medium"
+GIO: Final = "libgio-2.0.so.0"
+GIO_DEAF_AT_SOCKETS: Final = 8900
+"""In the file name of the library: 2.89, whose memory monitor waits at a socket for EPOLLPRI, which never comes (seen
+with 2.90.1, where nobody owns org.freedesktop.LowMemoryMonitor)."""
+LIBRARIES: Final = ("usr/lib/*", "lib/*", "usr/lib", "usr/lib64", "usr/local/lib")
 WATCH, WRITE = "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"
 KERNEL_TRIGGER: Final = b"some 200000 2000000\0"
 """What systemd has programs wait for: 200 ms of stall in 2 s, which takes no privilege (MEMORY_PRESSURE.md)."""
@@ -72,6 +79,39 @@ class WokenProgram:
         while self._over not in (ready := select.select(waiting, [], [])[0]) and ready:
             with self._turn:
                 self._listeners.turn()
+
+
+def choose(wanted: str, program: str, root: Path = Path("/")) -> str:
+    """Return what a program is given where that is left to us: the kernel's file if it waits as GLib does from 2.89 on.
+
+    It is known by the library that it is linked with. What loads GLib later, such as a script, is not.
+    """
+    if wanted != AUTO:
+        return wanted
+    versions = [version for version in _gio_versions(root) if version >= GIO_DEAF_AT_SOCKETS]
+    return KERNEL if versions and _is_linked_with(program, GIO.encode()) else USUAL
+
+
+def _gio_versions(root: Path) -> Iterator[int]:
+    """Yield the versions of the GIO libraries that are there: 7400 of libgio-2.0.so.0.7400.6."""
+    for folder in LIBRARIES:
+        for path in root.glob(f"{folder}/{GIO}"):
+            number = path.resolve().name.removeprefix(f"{GIO}.").partition(".")[0]
+            if number.isdigit():
+                yield int(number)
+
+
+def _is_linked_with(program: str, library: bytes) -> bool:
+    path = shutil.which(program)
+    if path is None:
+        return False
+    with (
+        suppress(OSError, ValueError),  # of mmap, for an empty file
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content[:4] == b"\x7fELF" and content.find(library + b"\0") >= 0
+    return False
 
 
 def kernel_environment() -> dict[str, str]:

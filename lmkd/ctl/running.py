@@ -38,7 +38,7 @@ from lmkd_proto import LEVELS
 
 from lmkd.ctl.given import Reaction
 from lmkd.ctl.held import read_held_kib
-from lmkd.ctl.pressure import KERNEL, OFF, WATCH, WokenProgram, kernel_environment
+from lmkd.ctl.pressure import KERNEL, OFF, WATCH, WokenProgram, choose, kernel_environment
 from lmkd.ctl.result import printable
 
 CANNOT_RUN, NOT_FOUND = 126, 127
@@ -63,7 +63,8 @@ def run_program(arguments: Namespace) -> int:
     """Run the program to its end; return its exit status."""
     if arguments.unit == "cgroup" and not arguments.in_scope:
         return _enter_scope(arguments)
-    woken, variables = _open_pressure(arguments.memory_pressure)
+    wanted = choose(arguments.memory_pressure, arguments.program[0])
+    woken, variables = _open_pressure(wanted)
     try:
         return _run_to_its_end(arguments, woken, variables)
     finally:

@@ -18,7 +18,7 @@ import lmkd_client
 import pytest
 from lmkd_client.testing import FakeLmkd
 
-from lmkd.ctl.pressure import find_pressure_file
+from lmkd.ctl.pressure import choose, find_pressure_file
 from lmkd.ctl.running import name_of, reaction_to
 
 from .conftest import LMKCTL, SmallDaemon, environment, run_ctl
@@ -445,6 +445,34 @@ def test_what_is_written_says_from_when_on(daemon: SmallDaemon, option: str, wri
     assert watch.endswith(
         "/memory-pressure" if option != "kernel" else ("/memory", "/memory.pressure")
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "library", "wanted", "chosen"),
+    [
+        (b"\x7fELF...libgio-2.0.so.0\0...", "libgio-2.0.so.0.9000.1", "auto", "kernel"),
+        (b"\x7fELF...libgio-2.0.so.0\0...", "libgio-2.0.so.0.8900.1", "auto", "kernel"),
+        (b"\x7fELF...libgio-2.0.so.0\0...", "libgio-2.0.so.0.8803.0", "auto", "medium"),
+        (b"\x7fELF...libgio-2.0.so.0\0...", "libgio-2.0.so.0.x", "auto", "medium"),
+        (b"\x7fELF...libc.so.6\0...", "libgio-2.0.so.0.9000.1", "auto", "medium"),
+        (b"#!/bin/sh\n# libgio-2.0.so.0\0", "libgio-2.0.so.0.9000.1", "auto", "medium"),
+        (b"", "libgio-2.0.so.0.9000.1", "auto", "medium"),
+        (b"\x7fELF...libgio-2.0.so.0\0...", "libgio-2.0.so.0.9000.1", "low", "low"),
+        (b"\x7fELF...libgio-2.0.so.0\0...", "libgio-2.0.so.0.9000.1", "off", "off"),
+    ],
+)
+def test_what_would_be_deaf_at_a_socket_gets_the_kernels_file(
+    tmp_path: Path, content: bytes, library: str, wanted: str, chosen: str
+) -> None:
+    """GLib from 2.89 on waits for EPOLLPRI, whatever is at the path."""
+    program, folder = tmp_path / "program", tmp_path / "usr/lib/x86_64-linux-gnu"
+    program.write_bytes(content)
+    program.chmod(0o755)
+    folder.mkdir(parents=True)
+    (folder / library).touch()
+    (folder / "libgio-2.0.so.0").symlink_to(library)
+    assert choose(wanted, str(program), tmp_path) == chosen
+    assert choose("auto", str(tmp_path / "none"), tmp_path) == "medium"
 
 
 def test_where_it_is_off_the_variables_stay_as_they_are(daemon: SmallDaemon) -> None:
