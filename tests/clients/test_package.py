@@ -10,6 +10,8 @@ import lmkd_client
 import pytest
 from lmkd_client import find_socket
 
+from .fake_daemon import SOCKET_PLACES
+
 
 def imported_by(code: str) -> set[str]:
     """Return the modules that are there after this code ran in a new interpreter."""
@@ -65,13 +67,7 @@ def test_every_name_that_is_promised_is_there_and_others_are_not() -> None:
 
 @pytest.mark.parametrize(
     ("named", "runtime", "expected"),
-    [
-        ("/by/name", True, "/by/name"),
-        ("", True, "{runtime}/lmkd/socket"),
-        (None, True, "{runtime}/lmkd/socket"),
-        (None, False, "/run/lmkd/socket"),
-        (None, None, "/run/lmkd/socket"),
-    ],
+    SOCKET_PLACES,
 )
 def test_the_socket_is_looked_for_by_name_then_in_the_session_then_in_the_system(
     monkeypatch: pytest.MonkeyPatch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,9 @@ from lmkd_proto import (
     encode,
 )
 
-from ..clients.fake_daemon import FakeDaemon, Peer
+from ..clients.fake_daemon import FakeDaemon, Script
 from ..program import Program
 
-Script = Callable[[FakeDaemon], None]
 QUICK = ("10", "50")
 GRANTED = r"ok register 7 cached process system 1000 500"
 
@@ -41,18 +40,6 @@ def told(number: int, level: str = "medium", reason: str = "a test") -> str:
 
 def lost(path: str, why: str, how: str = "away") -> str:
     return f"{how} lost lmkd at {re.escape(path)}: {why}"
-
-
-def once(part: Callable[[Peer], None]) -> Script:
-    """Script one connection, which is greeted, and lasts until the client leaves."""
-
-    def script(daemon: FakeDaemon) -> None:
-        with daemon.accept() as peer:
-            peer.greet()
-            part(peer)
-            peer.expect_end()
-
-    return script
 
 
 def padded(message: Message, length: int) -> bytes:

@@ -12,9 +12,9 @@ from lmkd_proto import (
     Subscribe,
 )
 
-from ..clients.fake_daemon import FakeDaemon, notice, pressure
+from ..clients.fake_daemon import SOCKET_PLACES, FakeDaemon, notice, once, pressure
 from ..program import Program
-from .scripts import GRANTED, lost, once, padded, playing, told
+from .scripts import GRANTED, lost, padded, playing, told
 
 
 def test_a_forked_child_that_keeps_the_old_socket_does_not_make_the_client_spin(
@@ -36,13 +36,7 @@ def test_a_forked_child_that_keeps_the_old_socket_does_not_make_the_client_spin(
 
 @pytest.mark.parametrize(
     ("named", "runtime", "expected"),
-    [
-        ("/by/name", True, "/by/name"),
-        ("", True, "{runtime}/lmkd/socket"),
-        (None, True, "{runtime}/lmkd/socket"),
-        (None, False, "/run/lmkd/socket"),
-        (None, None, "/run/lmkd/socket"),
-    ],
+    SOCKET_PLACES,
 )
 def test_the_socket_is_looked_for_by_name_then_in_the_session_then_in_the_system(
     probe: Path,

@@ -18,10 +18,10 @@ from lmkd_proto import (
     encode,
 )
 
-from ..clients.fake_daemon import FakeDaemon, Peer, notice, pressure
+from ..clients.fake_daemon import FakeDaemon, Peer, notice, once, pressure
 from ..program import Program
 from .programs import CLIENT, HERE, STRICT, build
-from .scripts import GRANTED, QUICK, lost, once, playing, told
+from .scripts import GRANTED, QUICK, lost, playing, told
 
 
 def test_what_was_wanted_before_there_was_a_daemon_is_said_when_it_is_there(

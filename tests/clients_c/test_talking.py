@@ -25,8 +25,8 @@ from lmkd_proto import (
     encode,
 )
 
-from ..clients.fake_daemon import GRANT, FakeDaemon, Peer, notice, pressure
-from .scripts import GRANTED, once, padded, playing, told
+from ..clients.fake_daemon import GRANT, FakeDaemon, Peer, notice, once, pressure
+from .scripts import GRANTED, padded, playing, told
 
 
 def test_every_request_is_said_in_canonical_form(probe: Path, path: str) -> None:

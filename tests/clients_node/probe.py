@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..clients.fake_daemon import FakeDaemon, Peer
+from ..clients.fake_daemon import FakeDaemon, Script
 from ..program import Program
 
-Script = Callable[[FakeDaemon], None]
 QUICK = "backoff: { firstMs: 10, mostMs: 50 }"
 
 
@@ -75,15 +74,3 @@ def playing(probe: Probe, path: str, script: Script, options: str = "") -> Itera
         probe.connect(options)
         yield probe
         probe.run("state.client.close()")
-
-
-def once(part: Callable[[Peer], None]) -> Script:
-    """Script one connection, which is greeted, and lasts until the client leaves."""
-
-    def script(daemon: FakeDaemon) -> None:
-        with daemon.accept() as peer:
-            peer.greet()
-            part(peer)
-            peer.expect_end()
-
-    return script

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from lmkd_proto import Ack, Bye, Error, Hello, Message, Ok, Register, Status, Subscribe, encode
 
-from ..clients.fake_daemon import FakeDaemon, Peer, notice, pressure
-from .probe import QUICK, Failed, Probe, once, playing
+from ..clients.fake_daemon import SOCKET_PLACES, FakeDaemon, Peer, notice, once, pressure
+from .probe import QUICK, Failed, Probe, playing
 
 REGISTER = "await state.client.register({ name: 'app' })"
 KEEP = "state.notice = await state.until('notice')"
@@ -366,13 +366,7 @@ def test_a_closed_client_ends_its_loop_and_fails_what_waits(probe: Probe, path: 
 
 @pytest.mark.parametrize(
     ("named", "runtime", "expected"),
-    [
-        ("/by/name", True, "/by/name"),
-        ("", True, "{runtime}/lmkd/socket"),
-        (None, True, "{runtime}/lmkd/socket"),
-        (None, False, "/run/lmkd/socket"),
-        (None, None, "/run/lmkd/socket"),
-    ],
+    SOCKET_PLACES,
 )
 def test_the_socket_is_looked_for_by_name_then_in_the_session_then_in_the_system(
     probe: Probe, tmp_path: Path, named: str | None, runtime: bool | None, expected: str

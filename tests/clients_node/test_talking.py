@@ -29,9 +29,9 @@ from lmkd_proto import (
 from lmkd_proto.messages import Request
 from lmkd_proto.requests import Explain, History, Processes, Record, Reload, Rules, SetClass
 
-from ..clients.fake_daemon import GRANT, FakeDaemon, Peer, notice, pressure
+from ..clients.fake_daemon import GRANT, FakeDaemon, Peer, notice, once, pressure
 from ..clients_c.scripts import padded
-from .probe import Probe, once, playing
+from .probe import Probe, playing
 
 GRANTED = {
     "app": 7,
