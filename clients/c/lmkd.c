@@ -129,6 +129,7 @@ struct lmkd_client {
     int last_id;
     struct unanswered unanswered[LMKD_UNANSWERED_MOST];
     struct sockaddr_un address;
+    bool looks_for_socket;
     struct app app;
     char name[NAME_BYTES];
     size_t in_end, out_start, out_end;
@@ -579,7 +580,29 @@ static void flush(struct lmkd_client *client) {
     client->out_watched = waits;
 }
 
+static bool find_socket(const char *path, struct sockaddr_un *address) {
+    const char *named = path != NULL ? path : getenv("LMKD_SOCKET"), *runtime = getenv("XDG_RUNTIME_DIR");
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    size_t room = sizeof address->sun_path;
+    if (named != NULL && named[0] != '\0') {
+        if (strlen(named) >= room) return false;
+        memcpy(address->sun_path, named, strlen(named));
+        return true;
+    }
+    if (runtime != NULL && runtime[0] != '\0') {
+        int length = snprintf(address->sun_path, room, "%s/lmkd/socket", runtime);
+        if (length > 0 && (size_t)length < room && access(address->sun_path, F_OK) == 0) return true;
+    }
+    memset(address->sun_path, 0, room);
+    memcpy(address->sun_path, SYSTEM_SOCKET, sizeof SYSTEM_SOCKET);
+    return true;
+}
+
 static void connect_now(struct lmkd_client *client) {
+    struct sockaddr_un address;
+    /* A session's daemon may have come since the last try. */
+    if (client->looks_for_socket && find_socket(NULL, &address)) client->address = address;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct epoll_event event = {.events = EPOLLIN};
     if (fd < 0 || connect(fd, (const struct sockaddr *)&client->address, sizeof client->address) < 0 ||
@@ -810,24 +833,6 @@ static void fill(struct lmkd_client *client) {
 
 /* --- the functions of the header ------------------------------------------------------------------------------- */
 
-static bool find_socket(const char *path, struct sockaddr_un *address) {
-    const char *named = path != NULL ? path : getenv("LMKD_SOCKET"), *runtime = getenv("XDG_RUNTIME_DIR");
-    address->sun_family = AF_UNIX;
-    size_t room = sizeof address->sun_path;
-    if (named != NULL && named[0] != '\0') {
-        if (strlen(named) >= room) return false;
-        memcpy(address->sun_path, named, strlen(named));
-        return true;
-    }
-    if (runtime != NULL && runtime[0] != '\0') {
-        int length = snprintf(address->sun_path, room, "%s/lmkd/socket", runtime);
-        if (length > 0 && (size_t)length < room && access(address->sun_path, F_OK) == 0) return true;
-    }
-    memset(address->sun_path, 0, room);
-    memcpy(address->sun_path, SYSTEM_SOCKET, sizeof SYSTEM_SOCKET);
-    return true;
-}
-
 static struct lmkd_client *give_up(struct lmkd_client *client, int error) {
     lmkd_free(client);
     errno = error;
@@ -845,6 +850,7 @@ struct lmkd_client *lmkd_new(const struct lmkd_options *options) {
     if (kept->most_pause_ms < kept->first_pause_ms) kept->most_pause_ms = kept->first_pause_ms;
     client->next_pause_ms = kept->first_pause_ms;
     if (!find_socket(kept->path, &client->address)) return give_up(client, ENAMETOOLONG);
+    client->looks_for_socket = kept->path == NULL;
     if (kept->name != NULL) {
         if (!is_name(kept->name, strlen(kept->name), 0)) return give_up(client, EINVAL);
         memcpy(client->name, kept->name, strlen(kept->name));

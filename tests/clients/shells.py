@@ -26,7 +26,7 @@ class Shell:
 
     name: str
 
-    def connect(self, path: str, **options: Any) -> AbstractAsyncContextManager[Any]:
+    def connect(self, path: str | None, **options: Any) -> AbstractAsyncContextManager[Any]:
         raise NotImplementedError
 
     def run(self, scenario: Scenario) -> None:
@@ -36,7 +36,7 @@ class Shell:
 class TrioShell(Shell):
     name = "trio"
 
-    def connect(self, path: str, **options: Any) -> AbstractAsyncContextManager[Any]:
+    def connect(self, path: str | None, **options: Any) -> AbstractAsyncContextManager[Any]:
         return lmkd_client.trio.connect(path, **options)
 
     def run(self, scenario: Scenario) -> None:
@@ -50,7 +50,7 @@ class TrioShell(Shell):
 class AsyncioShell(Shell):
     name = "asyncio"
 
-    def connect(self, path: str, **options: Any) -> AbstractAsyncContextManager[Any]:
+    def connect(self, path: str | None, **options: Any) -> AbstractAsyncContextManager[Any]:
         return lmkd_client.asyncio.connect(path, **options)
 
     def run(self, scenario: Scenario) -> None:
@@ -65,7 +65,7 @@ class BlockingShell(Shell):
     name = "blocking"
 
     @contextlib.asynccontextmanager
-    async def connect(self, path: str, **options: Any) -> AsyncIterator[Any]:
+    async def connect(self, path: str | None, **options: Any) -> AsyncIterator[Any]:
         with lmkd_client.blocking.connect(path, **options) as client:
             yield _Face(client)
 

@@ -45,7 +45,7 @@ from lmkd_proto import (
     encode_frame,
 )
 
-from .fake_daemon import PATIENCE_S, FakeDaemon, notice, pressure
+from .fake_daemon import PATIENCE_S, FakeDaemon, notice, once, pressure
 from .shells import SHELLS, Shell
 
 pytestmark = pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell.name)
@@ -750,3 +750,31 @@ def test_what_a_program_raises_in_the_block_comes_out_as_it_is(shell: Shell, pat
     with FakeDaemon(path) as daemon:
         daemon.run(script)
         shell.run(scenario)
+
+
+def test_a_sessions_daemon_that_comes_later_is_found(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("LMKD_SOCKET", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    if Path("/run/lmkd/socket").exists():
+        pytest.skip("the system's own lmkd would answer")
+
+    def come() -> None:
+        (tmp_path / "lmkd").mkdir()
+        with FakeDaemon(str(tmp_path / "lmkd" / "socket")) as daemon:
+            daemon.run(once(lambda peer: None))
+
+    async def scenario(shell: Shell) -> None:
+        with pytest.raises(DaemonUnavailable, match="/run/lmkd/socket"):
+            async with shell.connect(None):
+                pass
+        coming = threading.Timer(0.1, come)  # so that it is away at the first look
+        coming.start()
+        try:
+            async with shell.connect(None, wait=True, backoff=quick()) as client:
+                assert client.welcome is not None
+        finally:
+            coming.join()
+
+    shell.run(scenario)

@@ -14,7 +14,7 @@ from lmkd_proto import (
 
 from ..clients.fake_daemon import SOCKET_PLACES, FakeDaemon, notice, once, pressure
 from ..program import Program
-from .scripts import GRANTED, lost, padded, playing, told
+from .scripts import GRANTED, QUICK, lost, padded, playing, told
 
 
 def test_a_forked_child_that_keeps_the_old_socket_does_not_make_the_client_spin(
@@ -59,6 +59,22 @@ def test_the_socket_is_looked_for_by_name_then_in_the_session_then_in_the_system
         pytest.skip("the system's own lmkd would answer")
     with Program(probe, "once") as program:
         program.expect(f"over no lmkd at {expected.format(runtime=tmp_path)}: .*")
+
+
+def test_a_sessions_daemon_that_comes_later_is_found(
+    probe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("LMKD_SOCKET", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    if Path("/run/lmkd/socket").exists():
+        pytest.skip("the system's own lmkd would answer")
+    with Program(probe, *QUICK) as program:
+        program.expect("away no lmkd at /run/lmkd/socket: .*")
+        (tmp_path / "lmkd").mkdir()
+        with FakeDaemon(str(tmp_path / "lmkd" / "socket")) as daemon:
+            daemon.run(once(lambda peer: None))
+            program.expect("open lmkd fake")
+            program.ask("quit", "done")
 
 
 def test_no_descriptor_is_left_to_a_program_that_is_executed(probe: Path, path: str) -> None:

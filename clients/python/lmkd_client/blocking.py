@@ -75,7 +75,7 @@ def connect(
     `reconnect` a lost connection is made again, and all that was subscribed and registered is said again.
     """
     client = Client(
-        Session(path or find_socket(), name, reconnect=reconnect),
+        Session(path, name, reconnect=reconnect, look=find_socket),
         backoff or Backoff(),
         reply_timeout_ms,
     )

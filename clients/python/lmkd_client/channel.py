@@ -83,6 +83,7 @@ class Channel:
 
 def open_channel(session: Session) -> Channel:
     """Connect, and have the session say what it wants. Raises DaemonUnavailable."""
+    session.look_again()
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:

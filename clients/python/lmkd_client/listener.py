@@ -16,6 +16,7 @@ from lmkd_proto import Notice, Register, Update
 
 from lmkd_client.backoff import Backoff
 from lmkd_client.blocking import REPLY_TIMEOUT_MS, App, Client
+from lmkd_client.channel import find_socket
 from lmkd_client.errors import (
     BusyClient,
     ClosedClient,
@@ -51,11 +52,16 @@ class Listener:
     """A program that listens. Made by `on_pressure` and `shed_on_pressure`; any thread may use it."""
 
     def __init__(
-        self, work: Work, wanted: Register, path: str, backoff: Backoff, report: Report | None
+        self,
+        work: Work,
+        wanted: Register,
+        path: str | None,
+        backoff: Backoff,
+        report: Report | None,
     ) -> None:
         self._work = work
         self._wanted = wanted
-        self._path = path
+        self._given_path = path
         self._backoff = backoff
         self._report = report or _report_as_threads_do
         self._closed = threading.Event()
@@ -149,6 +155,10 @@ class Listener:
         if isinstance(outcome, Exception):
             raise outcome
 
+    @property
+    def _path(self) -> str:
+        return self._given_path or find_socket()
+
     def _outcome(self) -> App | Exception | None:
         return self._app or self._why_not
 
@@ -188,7 +198,7 @@ class Listener:
 
     def _listen(self) -> None:
         """Connect, register, and have the program shed until the connection is lost or this is closed."""
-        session = Session(self._path, self._wanted.name, reconnect=False)
+        session = Session(self._given_path, self._wanted.name, reconnect=False, look=find_socket)
         with Client(session, Backoff(), REPLY_TIMEOUT_MS) as client:
             with self._turn:
                 # From here on `close` can end whatever this thread waits for.

@@ -11,7 +11,6 @@ from __future__ import annotations
 from lmkd_proto import LocalProtocolError, Notice, Register
 
 from lmkd_client.backoff import Backoff
-from lmkd_client.channel import find_socket
 from lmkd_client.errors import ClosedClient
 from lmkd_client.listener import OPEN, REHEARSAL_MS, Listener
 from lmkd_client.registration import Grant
@@ -50,7 +49,7 @@ def on_pressure(
     def work(notice: Notice, wanted: Register, grant: Grant) -> tuple[str, int]:
         return _read_answer(notice, shed(notice))
 
-    return Listener(work, wanted, path or find_socket(), backoff or Backoff(), report)
+    return Listener(work, wanted, path, backoff or Backoff(), report)
 
 
 def shed_on_pressure(
@@ -80,7 +79,7 @@ def shed_on_pressure(
             pass  # `working` is for the other thread to say, which is not held up by one long piece
         return shedding.answer
 
-    return Listener(work, wanted, path or find_socket(), backoff or Backoff(), report)
+    return Listener(work, wanted, path, backoff or Backoff(), report)
 
 
 def simulate(

@@ -84,9 +84,18 @@ class Session:
     `over` says why there will be no further one; until then the shell is to connect again whenever `is_away`.
     """
 
-    def __init__(self, path: str, name: str = "", *, reconnect: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        name: str = "",
+        *,
+        reconnect: bool = True,
+        look: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`look` says, before each connection, where lmkd is to be found, where no `path` was given."""
         Hello(0, PROTOCOL_VERSION, name)  # a name that cannot be said is the caller's mistake, now
-        self.path = path
+        self._look = None if path else look
+        self.path = path or look()
         self.over: LmkdError | None = None
         self.welcome: Welcome | None = None
         self.last_loss: ConnectionLost | None = None
@@ -120,6 +129,11 @@ class Session:
     def drop_outgoing(self) -> None:
         """Say that nothing can be sent any more. What the daemon said last is still to be read."""
         self._outgoing.clear()
+
+    def look_again(self) -> None:
+        """Find out where lmkd is now, before a connection: a session's may have come meanwhile."""
+        if self._look is not None:
+            self.path = self._look()
 
     def connected(self) -> None:
         """Say that a new connection stands: say hello, and all that this program wants."""

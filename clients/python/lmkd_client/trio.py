@@ -58,7 +58,9 @@ async def connect(
     Where no daemon is, that is a DaemonUnavailable at once, or with `wait` no answer until there is one. With
     `reconnect` a lost connection is made again, and all that was subscribed and registered is said again.
     """
-    client = Client(Session(path or find_socket(), name, reconnect=reconnect), backoff or Backoff())
+    client = Client(
+        Session(path, name, reconnect=reconnect, look=find_socket), backoff or Backoff()
+    )
     if not wait:
         client._connect()
     try:
