@@ -191,6 +191,8 @@ class Glance(NamedTuple):
     session: int
     comm: str
     kernel_thread: bool = False
+    is_copy: bool = False
+    """Whether it was forked just now and has executed nothing since: what it holds is still its parent's."""
 
     def as_like(self, other: Process, pid: int) -> Process | None:
         """Return the process as one like another, of which both came by fork; None where it has set itself apart."""

@@ -19,6 +19,9 @@ from lmkd.kernel.files import MalformedKernelFile
 PF_KTHREAD: Final = 0x00200000
 """A flag of /proc/PID/stat (include/linux/sched.h): a thread of the kernel's own."""
 
+PF_FORKNOEXEC: Final = 0x00000040
+"""Likewise: forked, and nothing executed since."""
+
 _DELETED: Final = b" (deleted)"
 
 
@@ -68,6 +71,11 @@ class ProcStat:
     @property
     def is_kernel_thread(self) -> bool:
         return bool(self.flags & PF_KTHREAD)
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it has executed nothing since it was forked."""
+        return bool(self.flags & PF_FORKNOEXEC)
 
     @property
     def is_dead(self) -> bool:

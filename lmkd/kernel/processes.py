@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -40,6 +41,10 @@ _SMALL: Final = 8192
 _KTHREADD: Final = 2
 _CMDLINE_BYTES: Final = 4096
 _ENVIRON_BYTES: Final = 32 * 1024
+_TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
+_FRESH_TICKS: Final = _TICKS_A_SECOND
+"""A fork is followed by its exec within milliseconds, emulated within a tenth of a second; what runs for longer without
+one is a worker, and holds what it holds."""
 _DENIED: Final = (errno.EACCES, errno.EPERM)
 
 
@@ -305,7 +310,12 @@ def read_glance(root: str, pid: int) -> Glance | None:
     stat = _read_stat(root, pid)
     if stat is None or stat.is_dead:
         return None
-    return Glance(stat.start_ticks, stat.ppid, stat.session, stat.comm, stat.is_kernel_thread)
+    # Starts are counted by this clock, which goes on while the machine sleeps (fs/proc/array.c, do_task_stat).
+    now_ticks = time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS_A_SECOND // 1_000_000_000
+    is_copy = stat.is_forked and now_ticks - stat.start_ticks < _FRESH_TICKS
+    return Glance(
+        stat.start_ticks, stat.ppid, stat.session, stat.comm, stat.is_kernel_thread, is_copy
+    )
 
 
 def _read_stat(root: str, pid: int) -> ProcStat | None:

@@ -49,6 +49,9 @@ def _measure(kernel: Kernel, app: App, most: int) -> tuple[int | None, int]:
         if len(seen) == most:
             return None, most - 1
         seen.add(pid)
+        glance = kernel.glance(pid)
+        if glance is None or glance.is_copy:
+            continue  # about to execute something else: its parent's memory would count twice
         member = kernel.process(pid)
         if member is not None and may_end(app, member):
             size_kib += kernel.size_kib(pid, member.start_ticks) or 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lmkd.ctl.held import read_held_kib
+from lmkd.ctl.held import _is_copy, read_held_kib
 
 HOLDS = """
 import subprocess, sys
@@ -66,3 +68,47 @@ def test_swap_counts_and_a_loop_ends(tmp_path: Path) -> None:
         )
     assert read_held_kib(10, tmp_path) == 240
     assert read_held_kib(os.getpid(), tmp_path) == 0
+
+
+FORKS = """
+import os, sys, time
+held = bytearray(b"x") * (64 << 20)
+print("holding", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        time.sleep(20)
+    print(child, flush=True)
+"""
+
+
+def test_a_child_that_was_forked_just_now_is_not_counted_and_a_worker_is() -> None:
+    """A script forks all the time: its memory would count twice for as long as an exec takes."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert program.stdin is not None
+    assert program.stdout is not None
+    try:
+        program.stdout.readline()
+        alone_kib = read_held_kib(program.pid)
+        program.stdin.write("fork\n")
+        program.stdin.flush()
+        program.stdout.readline()
+        assert read_held_kib(program.pid) < alone_kib + (8 << 10)
+        until = time.monotonic() + 10
+        while read_held_kib(program.pid) < alone_kib + (60 << 10):
+            assert time.monotonic() < until, "it is taken for a copy for ever"
+            time.sleep(0.05)
+    finally:
+        os.killpg(program.pid, signal.SIGKILL)
+        program.communicate()
+
+
+def test_a_stat_that_makes_no_sense_is_no_copys() -> None:
+    assert not _is_copy(b"")
+    assert not _is_copy(b"7 (sh) S 1 2")

@@ -42,6 +42,21 @@ def test_what_would_not_end_with_it_is_not_counted() -> None:
     assert measure_app(kernel, app_of(kernel, root)) == 10
 
 
+def test_a_child_that_was_forked_just_now_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds is its parent's until it executes something: a shell script forks all the time."""
+    kernel = SimulatedKernel()
+    root = kernel.spawn("sh", anon_kib=1000)
+    copy = kernel.spawn("sh", anon_kib=1000, ppid=root)
+    kernel.spawn("worker", anon_kib=500, ppid=root)
+    glance = kernel.glance
+    monkeypatch.setattr(
+        kernel,
+        "glance",
+        lambda pid: found._replace(is_copy=pid == copy) if (found := glance(pid)) else None,
+    )
+    assert measure_app(kernel, app_of(kernel, root)) == 1500
+
+
 def test_who_is_gone_has_no_size() -> None:
     kernel = SimulatedKernel()
     app = app_of(kernel, kernel.spawn("root", anon_kib=10))
