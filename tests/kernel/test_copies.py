@@ -16,7 +16,7 @@ def test_a_fork_is_a_copy_for_a_second_and_then_a_worker() -> None:
     machine = Machine()
     # A part of a script in parentheses is forked, and nothing is executed for it.
     with subprocess.Popen(
-        ["sh", "-c", "(read line <&3) 3<&0 & echo $!; wait"],
+        ["sh", "-c", "exec 3<&0; (read line <&3) & echo $!; wait"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
