@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -29,6 +30,6 @@ def commands(folder: Path, mib: int) -> dict[str, list[str]]:
         "Python": [sys.executable, str(HERE / "blocking.py"), str(mib)],
         "asyncio": [sys.executable, str(HERE / "with_asyncio.py"), str(mib)],
         "C": [str(in_c), str(mib)],
-        "Node": ["node", str(in_node), str(mib)],
+        "Node": [shutil.which("node") or "node", str(in_node), str(mib)],
         "shell": [*run, "sh", str(HERE / "script.sh"), str(mib)],
     }
