@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from lmkd.interop.pressure_listeners import PressureListeners
+from lmkd.kernel.probe import below, probe
 from lmkd.model import Level
 
 AUTO, KERNEL, OFF = "auto", "kernel", "off"
@@ -119,16 +120,12 @@ def kernel_environment() -> dict[str, str]:
     return {WATCH: find_pressure_file(), WRITE: base64.b64encode(KERNEL_TRIGGER).decode()}
 
 
-def find_pressure_file(root: Path = Path("/")) -> str:
+def find_pressure_file(root: str = "/") -> str:
     """Return the PSI file of our own cgroup; that of the system where the cgroup has none."""
-    with suppress(OSError):
-        mounts = [line.split() for line in (root / "proc/self/mounts").read_text().splitlines()]
-        mount = next((fields[1] for fields in mounts if fields[2:3] == ["cgroup2"]), None)
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-        cgroup = next((line[3:] for line in lines if line.startswith("0::")), "/")
-        # The root cgroup has no file of its own: /proc/pressure/memory is that.
-        if mount is not None and cgroup != "/":
-            path = Path(mount) / cgroup.lstrip("/") / "memory.pressure"
-            if (root / str(path).lstrip("/")).exists():
-                return str(path)
+    features = probe(root)
+    # The root cgroup has no file of its own: /proc/pressure/memory is that.
+    if features.cgroup_mount is not None and features.own_cgroup != "/":
+        path = f"{features.cgroup_mount}{features.own_cgroup}/memory.pressure"
+        if Path(below(root, path)).exists():
+            return path
     return "/proc/pressure/memory"

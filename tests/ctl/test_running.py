@@ -518,4 +518,4 @@ def test_the_kernels_file_is_that_of_the_own_cgroup(
         for folder in ("sys/fs/cgroup/a/b", "sys/fs/cgroup"):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / "memory.pressure").touch()
-    assert find_pressure_file(tmp_path) == found
+    assert find_pressure_file(str(tmp_path)) == found
