@@ -50,10 +50,13 @@ def layer(
 
 
 BELOW_SERVICE = (
-    "lmkd.model lmkd.cgroup_paths lmkd.policy lmkd.kernel lmkd.replay lmkd.config lmkd= lmkd_proto"
+    "lmkd.model lmkd.cgroup_paths lmkd.peers lmkd.policy lmkd.kernel lmkd.replay lmkd.config lmkd="
+    " lmkd_proto"
 )
 OFFLINE = "lmkd.ctl.rules lmkd.ctl.replay"
 """The commands that ask no daemon: they read rules, processes and recordings themselves."""
+RUNNING = "lmkd.ctl.held lmkd.ctl.pressure"
+"""What measures a program that lmkctl runs, as the daemon does, and finds its pressure file."""
 TESTING = " ".join(
     ["lmkd_client.pytest_plugin"]
     + [
@@ -66,6 +69,7 @@ NOT_IN_DAEMON = "lmkd.ctl rich lmkd_client"
 LAYERS = (
     layer(".", "lmkd.model"),
     layer(".", "lmkd.cgroup_paths"),
+    layer(".", "lmkd.peers"),
     layer(
         ".",
         "lmkd.policy",
@@ -95,7 +99,7 @@ LAYERS = (
     layer(
         ".",
         "lmkd.interop",
-        "lmkd.model lmkd.cgroup_paths lmkd.policy.actions lmkd.policy.events lmkd.interop trio jeepney",
+        "lmkd.model lmkd.cgroup_paths lmkd.peers lmkd.policy.actions lmkd.policy.events lmkd.interop trio jeepney",
         NOT_IN_DAEMON,
     ),
     layer(
@@ -116,9 +120,8 @@ LAYERS = (
         "lmkd.ctl lmkd.config lmkd.model lmkd= rich lmkd_client lmkd_proto"
         " lmkd.policy lmkd.kernel lmkd.replay lmkd.cgroup_paths lmkd.interop.pressure_listeners",
         only_in={
-            **dict.fromkeys(
-                ("lmkd.policy", "lmkd.kernel", "lmkd.replay", "lmkd.cgroup_paths"), OFFLINE
-            ),
+            **dict.fromkeys(("lmkd.policy", "lmkd.replay", "lmkd.cgroup_paths"), OFFLINE),
+            "lmkd.kernel": f"{OFFLINE} {RUNNING}",
             "lmkd.interop": "lmkd.ctl.pressure",
         },
     ),

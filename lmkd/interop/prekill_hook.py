@@ -14,7 +14,6 @@ import os
 import pwd
 import re
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from lmkd.interop.varlink import (
     encode_error,
     encode_reply,
 )
+from lmkd.peers import read_credentials
 from lmkd.policy.actions import Action, AllowOutsideKill, DelayOutsideKill
 from lmkd.policy.events import OutsideKillAnnounced, OutsideKillOver
 
@@ -131,8 +131,7 @@ class PrekillHook:
                 self._callers -= 1
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        packed = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-        _, uid, _ = struct.unpack("iII", packed)
+        _, uid = read_credentials(stream.socket)
         framing = Framing()
         while True:
             with trio.move_on_after(SILENCE_S) as silence:

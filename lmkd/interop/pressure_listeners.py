@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from lmkd.model import Level, is_within
+from lmkd.peers import read_credentials
 
 THRESHOLDS: Final = {b"low": Level.LOW, b"medium": Level.MEDIUM, b"critical": Level.CRITICAL}
 DEFAULT: Final = Level.MEDIUM
@@ -148,8 +148,7 @@ class PressureListeners:
                 sock.close()  # gone before it was greeted
 
     def _admit(self, sock: socket.socket) -> None:
-        packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-        pid, uid, _ = struct.unpack("iII", packed)
+        pid, uid = read_credentials(sock)
         if len(self) >= LISTENERS_MOST or (uid and self._held[uid] >= LISTENERS_MOST_OF_ONE):
             sock.close()
             if not self._refused_said:

@@ -24,12 +24,13 @@ from lmkd.kernel.interface import Kernel
 from lmkd.kernel.locked import lock_memory, raise_priority, release_unused_libraries
 from lmkd.kernel.rehearsed import RehearsedKernel
 from lmkd.model import Process
+from lmkd.peers import read_credentials
 from lmkd.policy.events import Event
 from lmkd.replay.recording import encode_recording
 from lmkd.service.bridges import Bridges, Grounds, open_bridges
 from lmkd.service.executor import Hand
 from lmkd.service.journal import Journal, open_journal
-from lmkd.service.listening import read_credentials, remove_socket
+from lmkd.service.listening import remove_socket
 from lmkd.service.parts import Parts, globs_of
 from lmkd.service.ready import notify_manager
 from lmkd.service.rehearsal import PATIENCE_S, Rehearsal, in_silence

@@ -9,7 +9,6 @@ import os
 import select
 import socket
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,13 +100,6 @@ def remove_socket(path: str, inode: int) -> None:
         pass
     except OSError as error:
         log.warning("socket %s cannot be removed: %s", path, error.strerror)
-
-
-def read_credentials(sock: socket.socket) -> tuple[int, int]:
-    """Return (pid, uid) of the peer, as the kernel knows them (SO_PEERCRED). Pid 0: not in our namespace."""
-    packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
-    pid, uid, _ = struct.unpack("iII", packed)
-    return pid, uid
 
 
 def has_peer_left(sock: socket.socket) -> bool:

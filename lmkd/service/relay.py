@@ -28,8 +28,8 @@ from lmkd_proto import (
 )
 
 from lmkd.model import SYSTEM_DOMAIN, Level
+from lmkd.peers import read_credentials
 from lmkd.policy.events import LevelRelayed
-from lmkd.service.listening import read_credentials
 
 log = logging.getLogger("lmkd")
 

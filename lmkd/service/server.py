@@ -32,9 +32,9 @@ from lmkd_proto import (
 )
 
 from lmkd.model import Level, Unit
+from lmkd.peers import read_credentials
 from lmkd.policy.actions import Broadcast, Notify, ReportKilled, WarnKill
 from lmkd.service.client import RECEIVE_BYTES, SEND_BUFFER_BYTES, SEND_FLAGS, Client, notice_maker
-from lmkd.service.listening import read_credentials
 from lmkd.service.subscribers import Subscribers
 
 log = logging.getLogger("lmkd")

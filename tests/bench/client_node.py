@@ -6,16 +6,14 @@ the first MiB of it V8's young generation grows by 5 MB, whoever makes it, and w
 """
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from lmkd_client.testing import Peer
-from lmkd_client.testing.peer import PATIENCE_S, listen
-from lmkd_proto import Ack, Notice, Ok
+from lmkd_client.testing.peer import listen
 
+from tests.bench.python_client import ask
 from tests.bench.rows import Row, middle, percentile
 
 STARTS = 9
@@ -140,7 +138,7 @@ def _weigh(directory: Path, code: str, talks: bool) -> float:
                 return _size_mb(program.pid)
             sock, _ = listener.accept()
             with sock:
-                _ask(sock, NOTICES_BEFORE_SIZE)
+                ask(sock, NOTICES_BEFORE_SIZE)
                 return _size_mb(program.pid)
         finally:
             program.kill()
@@ -186,23 +184,6 @@ def _notices(directory: Path, code: str) -> list[float]:
         try:
             sock, _ = listener.accept()
             with sock:
-                return _ask(sock, NOTICES)
+                return ask(sock, NOTICES)
         finally:
             program.kill()
-
-
-def _ask(sock: socket.socket, count: int) -> list[float]:
-    sock.settimeout(PATIENCE_S)
-    peer = Peer(sock)
-    peer.greet()
-    peer.grant()
-    took_ms = []
-    for number in range(count):
-        notice = Notice(number, "system", "low", 1 << 20, 1000, "a benchmark")
-        began_ns = time.monotonic_ns()
-        peer.say(notice)
-        ack = peer.expect(Ack)
-        took_ms.append((ack.freed_bytes - began_ns) / 1e6)
-        peer.say(Ok(ack.id, {"deadline_ms": 1000}))
-        time.sleep(0.0005)  # so that it waits again, as a program does
-    return took_ms

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lmkd.peers import read_credentials
 from lmkd.service import listening
 from lmkd.service.listening import (
     SO_PEERPIDFD,
@@ -22,7 +23,6 @@ from lmkd.service.listening import (
     bind_socket,
     has_peer_left,
     inherited_socket,
-    read_credentials,
     remove_socket,
 )
 
